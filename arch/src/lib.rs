@@ -1,0 +1,1 @@
+//! Machine data for x86.

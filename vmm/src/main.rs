@@ -1,0 +1,2 @@
+//! nestling.
+fn main() {}

@@ -1,1 +1,7 @@
-//! Machine data for x86.
+//! What an x86 machine is: memory layout, CPUID, MSRs, boot protocols, ACPI.
+//!
+//! Pure data and functions: nothing here opens a file descriptor, so all of it
+//! is tested on any host.
+
+/// Guest memory as every crate of nestling sees it.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -1,1 +1,18 @@
-//! Devices and buses.
+//! What a guest talks to, and what stands behind it.
+//!
+//! Devices know guest memory and event descriptors, never KVM: what they need
+//! of the machine comes through [`host::Host`].
+
+pub mod host;
+pub mod virtio;
+
+/// What a guest's access asks of the machine as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: the access is complete.
+    None,
+    /// Reset the machine, as by its reset button.
+    Reset,
+    /// Power the machine off.
+    Shutdown,
+}

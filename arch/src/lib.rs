@@ -3,5 +3,9 @@
 //! Pure data and functions: nothing here opens a file descriptor, so all of it
 //! is tested on any host.
 
+pub mod cpuid;
+pub mod msr;
+pub mod nested;
+
 /// Guest memory as every crate of nestling sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -3,7 +3,10 @@
 //! Devices know guest memory and event descriptors, never KVM: what they need
 //! of the machine comes through [`host::Host`].
 
+pub mod bus;
 pub mod host;
+pub mod legacy;
+pub mod ratelimit;
 pub mod virtio;
 
 /// What a guest's access asks of the machine as a whole.

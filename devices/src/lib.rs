@@ -4,6 +4,7 @@
 //! of the machine comes through [`host::Host`].
 
 pub mod host;
+pub mod scatter;
 pub mod virtio;
 
 /// What a guest's access asks of the machine as a whole.

@@ -7,6 +7,7 @@ pub mod bus;
 pub mod host;
 pub mod legacy;
 pub mod ratelimit;
+pub mod scatter;
 pub mod virtio;
 
 /// What a guest's access asks of the machine as a whole.

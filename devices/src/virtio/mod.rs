@@ -1,3 +1,10 @@
 //! virtio 1.x: devices, the PCI transport, and the queues between them.
 
+pub mod block;
+mod config;
+pub mod console;
 pub mod device;
+mod queue;
+#[cfg(test)]
+mod testing;
+mod worker;

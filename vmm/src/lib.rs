@@ -1,1 +1,3 @@
 //! The monitor as a library.
+
+pub mod image;

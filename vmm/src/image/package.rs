@@ -1,0 +1,300 @@
+//! Kernel packages of Debian: reading one, and getting one by name.
+//!
+//! A package is an `ar` archive of `debian-binary`, `control.tar.*` and
+//! `data.tar.*` (deb(5)). Names are resolved and fetched by the host's own apt,
+//! which checks signatures; no root is needed for either.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A chain of meta packages longer than this leads nowhere.
+const MAX_DEPTH: usize = 4;
+
+/// Why a package could not be had or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory failed.
+    #[error("cannot {what} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no Debian package.
+    #[error("{path:?} is not a Debian package: {reason}")]
+    NotAPackage {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// The package holds no kernel.
+    #[error("{0:?} holds no boot/vmlinuz-*: name a linux-image package, not a meta package")]
+    NoKernel(PathBuf),
+    /// A package's member points outside the place it is unpacked to.
+    #[error("{package:?} is refused: it holds {member:?}, which leads outside")]
+    Escapes {
+        /// The package.
+        package: PathBuf,
+        /// Its member.
+        member: PathBuf,
+    },
+    /// Apt doesn't know the name and nothing was fetched earlier.
+    #[error(
+        "no package {name}: apt-cache says {said:?}; run apt-get update, or give a kernel file"
+    )]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The end of apt's message.
+        said: String,
+    },
+    /// The package could not be fetched.
+    #[error("cannot download {name}: apt-get says {said:?}")]
+    Download {
+        /// The package.
+        name: String,
+        /// The end of apt's message.
+        said: String,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+/// Unpacks the kernel and the modules of `package` below `target`: the paths
+/// `boot/vmlinuz-*` and `lib/modules/**`, nothing else.
+///
+/// # Errors
+/// What is wrong with the package, or the file that failed.
+pub fn unpack(package: &Path, target: &Path) -> Result<(), Error> {
+    let file = File::open(package).map_err(failed("open", package))?;
+    let not_a_package = |reason: String| Error::NotAPackage {
+        path: package.to_owned(),
+        reason,
+    };
+    let mut archive = ar::Archive::new(BufReader::new(file));
+    let mut first = true;
+    while let Some(member) = archive.next_entry() {
+        let member = member.map_err(|error| not_a_package(error.to_string()))?;
+        let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
+        if first && name != "debian-binary" {
+            break;
+        }
+        first = false;
+        let Some(compression) = name.strip_prefix("data.tar") else {
+            continue;
+        };
+        let data: Box<dyn Read + '_> = match compression {
+            "" => Box::new(member),
+            ".xz" => Box::new(liblzma::read::XzDecoder::new(member)),
+            ".gz" => Box::new(flate2::read::GzDecoder::new(member)),
+            ".zst" => Box::new(
+                zstd::stream::read::Decoder::new(member)
+                    .map_err(|error| not_a_package(error.to_string()))?,
+            ),
+            other => return Err(not_a_package(format!("its data is compressed as {other}"))),
+        };
+        return unpack_data(package, data, target);
+    }
+    Err(not_a_package("it has no data.tar member".to_owned()))
+}
+
+fn unpack_data(package: &Path, data: impl Read, target: &Path) -> Result<(), Error> {
+    let damaged = |error: io::Error| Error::NotAPackage {
+        path: package.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut archive = tar::Archive::new(data);
+    let mut kernel = false;
+    for member in archive.entries().map_err(damaged)? {
+        let mut member = member.map_err(damaged)?;
+        let name = member.path().map_err(damaged)?.into_owned();
+        let Some(path) = wanted(&name) else { continue };
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::Escapes {
+                package: package.to_owned(),
+                member: name,
+            });
+        }
+        if !member.header().entry_type().is_file() {
+            continue;
+        }
+        let path = target.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed("create", parent))?;
+        }
+        kernel |= path.starts_with(target.join("boot"));
+        let mut file = File::create(&path).map_err(failed("create", &path))?;
+        io::copy(&mut member, &mut file).map_err(failed("write", &path))?;
+    }
+    if kernel {
+        Ok(())
+    } else {
+        Err(Error::NoKernel(package.to_owned()))
+    }
+}
+
+/// The path below the target for what is kept of a package.
+fn wanted(name: &Path) -> Option<PathBuf> {
+    let name = name.strip_prefix(".").unwrap_or(name);
+    let kernel = name.parent() == Some(Path::new("boot"))
+        && name
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz-"));
+    // Merged-usr packages of later releases.
+    let modules = name.strip_prefix("usr").unwrap_or(name);
+    if kernel {
+        Some(name.to_owned())
+    } else {
+        modules
+            .starts_with("lib/modules")
+            .then(|| modules.to_owned())
+    }
+}
+
+/// A package as apt describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    name: String,
+    /// The last part of its path in the archive.
+    file: String,
+    /// The kernel package that this one stands for.
+    leads_to: Option<String>,
+}
+
+/// Finds the package file for `name` in `cache`, or has apt download it there.
+/// A meta package is followed to the kernel it stands for. Without apt or
+/// network the package that `name` led to last time serves.
+///
+/// # Errors
+/// [`Error::Unknown`] or [`Error::Download`] with apt's words.
+pub fn obtain(name: &str, cache: &Path) -> Result<PathBuf, Error> {
+    fs::create_dir_all(cache).map_err(failed("create", cache))?;
+    // Says which file a name led to, for the day apt can't.
+    let note = cache.join(format!("{}.latest", name.replace('/', "_")));
+    let earlier = || {
+        let file = fs::read_to_string(&note).ok()?;
+        Some(cache.join(Path::new(&file).file_name()?)).filter(|path| path.is_file())
+    };
+    let record = match resolve(name) {
+        Ok(record) => record,
+        Err(error) => return earlier().ok_or(error),
+    };
+    let path = cache.join(&record.file);
+    if !path.is_file() {
+        if let Err(error) = download(&record, cache) {
+            return earlier().ok_or(error);
+        }
+    }
+    fs::write(&note, &record.file).map_err(failed("write", &note))?;
+    Ok(path)
+}
+
+/// Follows `name` through meta packages to the package that holds a kernel.
+fn resolve(name: &str) -> Result<Record, Error> {
+    let mut next = name.to_owned();
+    for _ in 0..MAX_DEPTH {
+        let said = apt("apt-cache", &["show", "--no-all-versions", &next], None);
+        let record = match &said {
+            Ok(text) => parse_record(text),
+            Err(_) => None,
+        };
+        let Some(record) = record else {
+            return Err(Error::Unknown {
+                name: next,
+                said: said.unwrap_or_else(|said| said),
+            });
+        };
+        match record.leads_to {
+            Some(ref package) => next.clone_from(package),
+            None => return Ok(record),
+        }
+    }
+    Err(Error::Unknown {
+        name: name.to_owned(),
+        said: "it depends on itself".to_owned(),
+    })
+}
+
+fn parse_record(text: &str) -> Option<Record> {
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .map(str::trim)
+    };
+    let leads_to = field("Depends").and_then(|depends| {
+        depends
+            .split([',', '|'])
+            .filter_map(|part| part.split_whitespace().next())
+            .find(|package| package.starts_with("linux-image-"))
+    });
+    Some(Record {
+        name: field("Package")?.to_owned(),
+        file: Path::new(field("Filename")?)
+            .file_name()?
+            .to_str()?
+            .to_owned(),
+        leads_to: leads_to.map(str::to_owned),
+    })
+}
+
+/// Downloads into a directory of its own first: what stands in `cache` is whole.
+fn download(record: &Record, cache: &Path) -> Result<(), Error> {
+    let partial = cache.join(format!(".{}.{}", record.file, std::process::id()));
+    fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
+    let result = apt(
+        "apt-get",
+        &["download", "--quiet", &record.name],
+        Some(&partial),
+    )
+    .map_err(|said| Error::Download {
+        name: record.name.clone(),
+        said,
+    })
+    .and_then(|_| {
+        // Apt escapes a version's colon in its own way, so it is found by its end.
+        let package = fs::read_dir(&partial)
+            .map_err(failed("read", &partial))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension() == Some(OsStr::new("deb")))
+            .ok_or_else(|| Error::Download {
+                name: record.name.clone(),
+                said: "nothing, and left no file".to_owned(),
+            })?;
+        let path = cache.join(&record.file);
+        fs::rename(&package, &path).map_err(failed("create", &path))
+    });
+    // A directory left behind wastes room and does no harm.
+    let _ = fs::remove_dir_all(&partial);
+    result
+}
+
+/// Runs an apt program and returns its output, or the end of its complaint.
+fn apt(program: &str, arguments: &[&str], directory: Option<&Path>) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    let output = command
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(text.lines().last().unwrap_or("nothing").trim().to_owned())
+    }
+}

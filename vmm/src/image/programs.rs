@@ -1,0 +1,298 @@
+//! Programs of the host that an image takes along, with all they need to run.
+//!
+//! Which libraries a dynamic program loads is for its own loader to say: it is
+//! asked with `--list`, which maps them and runs none of their code (ld.so(8)).
+//! What a program opens by name later, it doesn't know; that is for `--add`.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::archive::{self, Content, Node, Tree};
+
+/// A script's interpreter may be a script; the kernel follows five.
+const MAX_INTERPRETERS: usize = 5;
+/// The kernel reads a script's first line so far.
+const SCRIPT_LINE: u64 = 256;
+/// Where a loader finds libraries outside its default directories.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+/// Why a program can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be read.
+    #[error("cannot read program {path:?}: {source}")]
+    Read {
+        /// The program, or one of its libraries.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is neither an x86-64 program nor a script.
+    #[error("{path:?} cannot run in an image: {reason}")]
+    NotAProgram {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A library is not on this host.
+    #[error("{path:?} needs {library}, which is not on this host: install it")]
+    MissingLibrary {
+        /// The program.
+        path: PathBuf,
+        /// The library as the program names it.
+        library: String,
+    },
+    /// Its loader doesn't know it.
+    #[error("{loader:?} cannot load {path:?}: {said}")]
+    Loader {
+        /// The program.
+        path: PathBuf,
+        /// The interpreter it names.
+        loader: PathBuf,
+        /// What that said.
+        said: String,
+    },
+    /// The image's tree refused it.
+    #[error(transparent)]
+    Tree(#[from] archive::Error),
+}
+
+/// What the start of a program says of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Static,
+    Dynamic {
+        loader: PathBuf,
+    },
+    Script {
+        interpreter: PathBuf,
+        argument: Option<String>,
+    },
+}
+
+/// Adds the program at `path` to `tree`, at the same path, and its libraries,
+/// its loader or its interpreter with it.
+///
+/// # Errors
+/// What is missing, and where.
+pub fn add(tree: &mut Tree, path: &Path) -> Result<(), Error> {
+    add_nested(tree, path, MAX_INTERPRETERS)
+}
+
+fn add_nested(tree: &mut Tree, path: &Path, depth: usize) -> Result<(), Error> {
+    if !path.is_absolute() {
+        let full = std::path::absolute(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        return add_nested(tree, &full, depth);
+    }
+    let kind = inspect(path)?;
+    add_file(tree, path)?;
+    match kind {
+        Kind::Static => Ok(()),
+        Kind::Dynamic { loader } => {
+            for library in libraries(path, &loader)? {
+                add_file(tree, &library)?;
+            }
+            add_file(tree, &loader)?;
+            let cache = Path::new(LOADER_CACHE);
+            if cache.is_file() {
+                add_file(tree, cache)
+            } else {
+                Ok(())
+            }
+        }
+        Kind::Script { .. } if depth == 0 => Err(Error::NotAProgram {
+            path: path.to_owned(),
+            reason: "its interpreters are scripts, too many of them",
+        }),
+        Kind::Script {
+            interpreter,
+            argument,
+        } => {
+            add_nested(tree, &interpreter, depth - 1)?;
+            match argument {
+                // `env` looks its argument up in PATH.
+                Some(name) if interpreter.file_name().is_some_and(|file| file == "env") => {
+                    let program = find(&name).ok_or_else(|| Error::MissingLibrary {
+                        path: path.to_owned(),
+                        library: name,
+                    })?;
+                    add_nested(tree, &program, depth - 1)
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// Takes the file itself, where a link leads to one.
+fn add_file(tree: &mut Tree, path: &Path) -> Result<(), Error> {
+    let read = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let source = fs::canonicalize(path).map_err(read)?;
+    let mode = fs::metadata(&source).map_err(read)?.permissions().mode() & 0o777;
+    tree.insert(
+        path,
+        Node::File {
+            mode,
+            content: Content::File(source),
+        },
+    )?;
+    Ok(())
+}
+
+/// The first program of this name in `PATH`.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+fn inspect(path: &Path) -> Result<Kind, Error> {
+    let read = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let not = |reason| Error::NotAProgram {
+        path: path.to_owned(),
+        reason,
+    };
+    if fs::metadata(path).map_err(read)?.permissions().mode() & 0o111 == 0 {
+        return Err(not("it is not executable"));
+    }
+    let mut file = File::open(path).map_err(read)?;
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(SCRIPT_LINE)
+        .read_to_end(&mut start)
+        .map_err(read)?;
+    if let Some(line) = start.strip_prefix(b"#!") {
+        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let line = std::str::from_utf8(line).map_err(|_| not("its first line is not text"))?;
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let interpreter = words
+            .next()
+            .ok_or_else(|| not("its first line names no interpreter"))?;
+        return Ok(Kind::Script {
+            interpreter: interpreter.into(),
+            argument: words.next(),
+        });
+    }
+    file.read_to_end(&mut start).map_err(read)?;
+    interpreter(&start)
+        .map(|loader| match loader {
+            Some(loader) => Kind::Dynamic { loader },
+            None => Kind::Static,
+        })
+        .map_err(not)
+}
+
+/// The loader an ELF program names in its `PT_INTERP` header, if any (System V
+/// gABI, chapter 5).
+fn interpreter(image: &[u8]) -> Result<Option<PathBuf>, &'static str> {
+    const PT_INTERP: u64 = 3;
+    const HEADER: usize = 56;
+    const CUT: &str = "its program headers are cut short";
+    // ELF64, little-endian, EM_X86_64.
+    if image.get(..6) != Some(b"\x7fELF\x02\x01") || image.get(18..20) != Some(&[62, 0]) {
+        return Err("it is neither an x86-64 ELF program nor a script");
+    }
+    let number = |at: usize, len: usize| -> Option<u64> {
+        let bytes = image.get(at..at.checked_add(len)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+        )
+    };
+    let index = |value: Option<u64>| {
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or(CUT)
+    };
+    let table = index(number(32, 8))?;
+    let count = index(number(56, 2))?;
+    for entry in 0..count {
+        let at = table.checked_add(entry * HEADER).ok_or(CUT)?;
+        if number(at, 4).ok_or(CUT)? != PT_INTERP {
+            continue;
+        }
+        let start = index(number(at + 8, 8))?;
+        let length = index(number(at + 32, 8))?;
+        let text = start
+            .checked_add(length)
+            .and_then(|end| image.get(start..end))
+            .ok_or(CUT)?;
+        let text = text.strip_suffix(&[0]).unwrap_or(text);
+        let text = std::str::from_utf8(text).map_err(|_| "its loader's name is not text")?;
+        return Ok(Some(text.into()));
+    }
+    Ok(None)
+}
+
+/// The libraries the loader maps for a program, by their full paths.
+fn libraries(path: &Path, loader: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |said: String| Error::Loader {
+        path: path.to_owned(),
+        loader: loader.to_owned(),
+        said,
+    };
+    let output = Command::new(loader)
+        .arg("--list")
+        .arg(path)
+        .env_remove("LD_LIBRARY_PATH")
+        .env_remove("LD_PRELOAD")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // glibc ends with a failure where a library is missing, and names it.
+    if let Some(library) = missing_library(&said) {
+        return Err(Error::MissingLibrary {
+            path: path.to_owned(),
+            library,
+        });
+    }
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let mut found = Vec::new();
+    for line in listed.lines().map(str::trim) {
+        let (name, target) = line.split_once(" => ").unwrap_or(("", line));
+        if target.starts_with("not found") {
+            return Err(Error::MissingLibrary {
+                path: path.to_owned(),
+                library: name.to_owned(),
+            });
+        }
+        let file = target.rsplit_once(" (").map_or(target, |(file, _)| file);
+        if file.starts_with('/') {
+            found.push(PathBuf::from(file));
+        }
+    }
+    if output.status.success() {
+        Ok(found)
+    } else {
+        Err(failed(
+            said.lines().last().unwrap_or("nothing").trim().to_owned(),
+        ))
+    }
+}
+
+/// The library in `x: error while loading shared libraries: L: cannot open ...`.
+fn missing_library(said: &str) -> Option<String> {
+    let (_, rest) = said.split_once("error while loading shared libraries: ")?;
+    Some(rest.split(':').next()?.to_owned())
+}

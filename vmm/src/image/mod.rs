@@ -1,0 +1,3 @@
+//! The nest image.
+
+pub mod archive;

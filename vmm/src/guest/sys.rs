@@ -187,22 +187,21 @@ pub(crate) fn link_up(name: &str) -> io::Result<()> {
         .map(drop)
 }
 
-/// Makes a serial line pass bytes through unchanged (cfmakeraw(3)).
+/// Makes a serial line pass bytes through unchanged at 115200 baud: what
+/// cfmakeraw(3) sets, by the kernel's own interface (ioctl_tty(2)), since the C
+/// library's differs between its versions.
 pub(crate) fn make_raw(tty: &File) -> io::Result<()> {
-    // SAFETY: all zeroes is a valid termios; the kernel fills it.
-    let mut settings: libc::termios = unsafe { mem::zeroed() };
-    // SAFETY: each call reads or writes the one termios passed.
-    unsafe {
-        check(libc::tcgetattr(tty.as_raw_fd(), &raw mut settings))?;
-        libc::cfmakeraw(&raw mut settings);
-        libc::cfsetspeed(&raw mut settings, libc::B115200);
-        check(libc::tcsetattr(
-            tty.as_raw_fd(),
-            libc::TCSANOW,
-            &raw const settings,
-        ))
-        .map(drop)
-    }
+    // SAFETY: all zeroes is a valid termios2; the kernel fills it.
+    let mut settings: libc::termios2 = unsafe { mem::zeroed() };
+    // SAFETY: TCGETS2 writes one termios2.
+    check(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TCGETS2, &raw mut settings) })?;
+    settings.c_iflag = 0;
+    settings.c_oflag &= !libc::OPOST;
+    settings.c_lflag = 0;
+    settings.c_cflag &= !(libc::CSIZE | libc::PARENB | libc::CBAUD);
+    settings.c_cflag |= libc::CS8 | libc::CREAD | libc::CLOCAL | libc::B115200;
+    // SAFETY: TCSETS2 reads one termios2.
+    check(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TCSETS2, &raw const settings) }).map(drop)
 }
 
 /// The release of the running kernel (uname(2)).

@@ -1,2 +1,7 @@
 //! nestling.
-fn main() {}
+
+fn main() {
+    if std::process::id() == 1 {
+        nestling::guest::run();
+    }
+}

@@ -1,0 +1,192 @@
+//! Following a level's order: its workloads, and the level above it.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::report::{Reporter, say};
+use super::{facts, setup, workload};
+use crate::channel::{Event, Fault, FaultKind, How, What, WorkloadResult};
+use crate::image::archive::{self, Tree};
+use crate::nest::machine::{self, MonitorSpec};
+use crate::nest::process::{self, Signals};
+use crate::nest::supervise::supervise;
+use crate::order::{self, Nest, Order, Step, Workload};
+
+/// The image's kernel, which boots the next level as well.
+const KERNEL: &str = "/nestling/kernel";
+/// The next level's initramfs: the image, then the order.
+const INITRD: &str = "/run/nestling/initrd";
+/// What the running system added to the image's root.
+const EXCLUDED: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/tmp", order::PATH];
+
+/// Why the next level wasn't started.
+#[derive(Debug, Error)]
+enum Error {
+    #[error("cannot pack the image for the next level: {0}")]
+    Pack(#[from] archive::Error),
+    #[error(transparent)]
+    Order(#[from] order::Error),
+    #[error("cannot prepare the next level: {0}")]
+    Prepare(#[from] io::Error),
+}
+
+/// Follows the order to its end; the result is this process's exit code.
+pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i32 {
+    let stop = match Signals::block(&[libc::SIGTERM, libc::SIGINT]) {
+        Ok(stop) => stop,
+        Err(error) => {
+            say(&format!("cannot take signals: {error}"));
+            return 1;
+        }
+    };
+    reporter.send(What::Booted(facts::booted(up)));
+    for note in fs::read_to_string(setup::NOTES).unwrap_or_default().lines() {
+        reporter.send(What::Progress {
+            text: note.to_owned(),
+        });
+    }
+    let mut initrd = Initrd::default();
+    for step in &order.steps {
+        if stopped(&stop) {
+            let fault = Fault {
+                kind: FaultKind::Stopped,
+                detail: "by the power button".into(),
+            };
+            reporter.send(What::Fault(fault));
+            break;
+        }
+        match step {
+            Step::Workload(Workload::PowerOff) => {
+                let result = workload::passed(&Workload::PowerOff, String::new());
+                reporter.send(What::Workload(result));
+                break;
+            }
+            Step::Workload(work) => run_workload(work, order.level, reporter, &stop),
+            Step::Nest(nest) => run_nest(nest, &mut initrd, reporter, &stop),
+        }
+    }
+    reporter.send(What::Done);
+    0
+}
+
+/// Whether a stop was asked for. The signal stays pending.
+fn stopped(stop: &Signals) -> bool {
+    process::poll(&[stop.as_fd()], Duration::ZERO).is_ok_and(|ready| ready.contains(&true))
+}
+
+fn run_workload(work: &Workload, level: u8, reporter: &mut Reporter, stop: &Signals) {
+    let name = work.name();
+    reporter.send(What::Progress {
+        text: format!("runs {name}"),
+    });
+    let killed_before = facts::oom_kills();
+    let result = workload::run(work, level, stop).unwrap_or_else(|error| WorkloadResult {
+        name: name.clone(),
+        ok: false,
+        status: None,
+        output: error.to_string(),
+    });
+    let killed = facts::oom_kills().saturating_sub(killed_before);
+    if killed > 0 {
+        let detail = format!("{killed} processes killed while {name} ran");
+        reporter.send(What::Fault(Fault {
+            kind: FaultKind::OutOfMemory,
+            detail,
+        }));
+    }
+    reporter.send(What::Workload(result));
+}
+
+fn run_nest(nest: &Nest, initrd: &mut Initrd, reporter: &mut Reporter, stop: &Signals) {
+    let level = nest.order.level;
+    reporter.send(What::Progress {
+        text: format!("boots L{level}"),
+    });
+    let killed_before = facts::oom_kills();
+    if let Err(error) = boot(nest, initrd, reporter, stop) {
+        let fault = Fault {
+            kind: FaultKind::NotStarted,
+            detail: error.to_string(),
+        };
+        reporter.forward(Event {
+            level,
+            what: What::Fault(fault),
+        });
+        reporter.forward(Event {
+            level,
+            what: What::Ended { how: How::Error },
+        });
+    }
+    if facts::oom_kills() > killed_before {
+        let detail = format!("while L{level} ran");
+        reporter.send(What::Fault(Fault {
+            kind: FaultKind::OutOfMemory,
+            detail,
+        }));
+    }
+}
+
+fn boot(
+    nest: &Nest,
+    initrd: &mut Initrd,
+    reporter: &mut Reporter,
+    stop: &Signals,
+) -> Result<(), Error> {
+    initrd.write(&nest.order)?;
+    machine::create_disks(&nest.machine.disks)?;
+    let machine = machine::spawn_monitor(&MonitorSpec {
+        program: Path::new("/proc/self/exe"),
+        kernel: Path::new(KERNEL),
+        initrd: Path::new(INITRD),
+        machine: &nest.machine,
+        raw_console: nest.raw_console,
+    })?;
+    supervise(
+        machine,
+        nest.order.level,
+        nest.limits,
+        Some(stop),
+        &mut |event| {
+            reporter.forward(event);
+        },
+    )?;
+    Ok(())
+}
+
+/// The next level's initramfs. The image is packed once; each order takes the
+/// place of the one before.
+#[derive(Debug, Default)]
+struct Initrd {
+    image: Option<(File, u64)>,
+}
+
+impl Initrd {
+    fn write(&mut self, order: &Order) -> Result<(), Error> {
+        let (file, length) = match &mut self.image {
+            Some(image) => image,
+            none => none.insert(pack()?),
+        };
+        file.set_len(*length)?;
+        file.seek(io::SeekFrom::Start(*length))?;
+        file.write_all(&order.segment()?)?;
+        Ok(())
+    }
+}
+
+/// Packs this level's root as it was when the image was unpacked.
+fn pack() -> Result<(File, u64), Error> {
+    let mut tree = Tree::new();
+    tree.add(Path::new("/"), "/", &EXCLUDED.map(Path::new))?;
+    let file = File::create(INITRD)?;
+    let file = tree
+        .write_to(io::BufWriter::new(file))?
+        .into_inner()
+        .map_err(|e| e.into_error())?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}

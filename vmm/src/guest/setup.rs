@@ -1,0 +1,115 @@
+//! Making the system usable: mounts, modules, KVM, names, network links.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::facts::Processor;
+use super::modules::Tree;
+use super::report::say;
+use super::sys;
+use crate::order::{self, Kvm, Order};
+
+/// Where set-up leaves what the level is to report.
+pub(super) const NOTES: &str = "/run/nestling/notes";
+
+/// Mounts the kernel's file systems. What can't be mounted is said and missed
+/// where it is needed.
+pub(super) fn mounts() {
+    let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
+    for (kind, target, flags, data) in [
+        ("devtmpfs", "/dev", libc::MS_NOSUID, "mode=0755"),
+        ("proc", "/proc", safe, ""),
+        ("sysfs", "/sys", safe, ""),
+        // Holds the next level's initramfs and disks, so nearly all memory.
+        (
+            "tmpfs",
+            "/run",
+            libc::MS_NOSUID | libc::MS_NODEV,
+            "mode=0755,size=90%",
+        ),
+        (
+            "tmpfs",
+            "/tmp",
+            libc::MS_NOSUID | libc::MS_NODEV,
+            "mode=1777",
+        ),
+        (
+            "devpts",
+            "/dev/pts",
+            libc::MS_NOSUID | libc::MS_NOEXEC,
+            "mode=0620,ptmxmode=0666",
+        ),
+    ] {
+        let mounted =
+            fs::create_dir_all(target).and_then(|()| sys::mount(kind, target, flags, data));
+        match mounted {
+            // The kernel may have mounted devtmpfs by itself.
+            Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
+                say(&format!("cannot mount {kind} on {target}: {error}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads the order's file, if it isn't too long to be one.
+pub(super) fn read_order() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(order::PATH)?
+        .take(order::MAX_SIZE)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Everything that may fail without ending the level. The exit code is zero: what
+/// failed is noted, and what then can't work will say so itself.
+pub(super) fn run(order: &Order) -> i32 {
+    let mut notes = Vec::new();
+    if let Err(error) = sys::set_host_name(&format!("nestling-l{}", order.level)) {
+        notes.push(format!("cannot set the host name: {error}"));
+    }
+    let tree = Tree::open(&Path::new("/lib/modules").join(sys::kernel_release()));
+    for module in &order.modules {
+        if let Err(error) = tree.load(module, "") {
+            notes.push(error.to_string());
+        }
+    }
+    if let Some(kvm) = &order.kvm {
+        load_kvm(&tree, kvm, &mut notes);
+    }
+    links_up(&mut notes);
+    let written =
+        fs::create_dir_all("/run/nestling").and_then(|()| fs::write(NOTES, notes.join("\n")));
+    if let Err(error) = written {
+        say(&format!("cannot write {NOTES}: {error}"));
+    }
+    0
+}
+
+fn load_kvm(tree: &Tree, kvm: &Kvm, notes: &mut Vec<String>) {
+    let (module, parameters) = match Processor::current().exposure() {
+        "vmx" => ("kvm_intel", &kvm.intel),
+        "svm" => ("kvm_amd", &kvm.amd),
+        _ => return,
+    };
+    let parameters = format!("nested=1 {parameters}");
+    if let Err(error) = tree.load(module, parameters.trim_end()) {
+        notes.push(error.to_string());
+    }
+}
+
+/// Brings every network link up.
+fn links_up(notes: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir("/sys/class/net") else {
+        return;
+    };
+    for name in entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+    {
+        if let Err(error) = sys::link_up(&name) {
+            notes.push(format!("cannot bring {name} up: {error}"));
+        }
+    }
+}

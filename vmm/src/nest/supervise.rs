@@ -1,0 +1,255 @@
+//! Seeing a machine through to its end: the loop that waits for its streams,
+//! its process, a stop and the clock, and leaves the judging to [`Watch`].
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::machine::Machine;
+use super::process::{self, Signals};
+use super::watch::{Verdict, Watch};
+use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
+use crate::order::Limits;
+
+/// How long a guest whose power button was pressed may take to power off.
+const GRACE: Duration = Duration::from_secs(60);
+/// The most bytes taken from one stream after the process has ended.
+const LAST_WORDS: usize = 4 << 20;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Console,
+    Channel,
+    Events,
+    Messages,
+    Exit,
+    Stop,
+}
+
+/// A stream from the machine, cut into lines.
+struct Stream {
+    source: Source,
+    file: File,
+    lines: Lines,
+}
+
+impl Stream {
+    fn open(source: Source, fd: Option<OwnedFd>) -> io::Result<Option<Self>> {
+        let Some(fd) = fd else { return Ok(None) };
+        process::set_nonblocking(fd.as_fd())?;
+        let lines = match source {
+            Source::Console | Source::Messages => Lines::new(MAX_TEXT, Overlong::Split),
+            _ => Lines::new(MAX_LINE, Overlong::Drop),
+        };
+        Ok(Some(Self {
+            source,
+            file: File::from(fd),
+            lines,
+        }))
+    }
+
+    /// Reads what is there, at most `limit` bytes, and hands its lines on.
+    /// Answers whether more may come.
+    fn read(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        let mut taken = 0;
+        while taken < limit {
+            match self.file.read(&mut buffer) {
+                Ok(count) if count > 0 => {
+                    self.lines.push(&buffer[..count], &mut each);
+                    taken += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                // The end, or what a pseudo-terminal answers instead of it.
+                Ok(_) | Err(_) => {
+                    self.lines.finish(&mut each);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// One machine under supervision.
+struct Supervision<'a> {
+    level: u8,
+    watch: Watch,
+    start: Instant,
+    last_message: String,
+    malformed: u64,
+    sink: &'a mut dyn FnMut(Event),
+}
+
+/// Sees `machine`, the one of `level`, through to its end. What happens is handed
+/// to `sink` as it happens; the last event of the level is [`What::Ended`].
+///
+/// A signal in `stop` presses the guest's power button, and kills the machine if
+/// that doesn't end it; the signal itself is left pending.
+///
+/// # Errors
+/// What the system says when it can't be waited. The machine has been killed.
+pub fn supervise(
+    mut machine: Machine,
+    level: u8,
+    limits: Limits,
+    stop: Option<&Signals>,
+    sink: &mut dyn FnMut(Event),
+) -> io::Result<Verdict> {
+    let ended = process::exit_descriptor(&machine.child)?;
+    let mut streams = Vec::new();
+    for (source, fd) in [
+        (Source::Console, machine.console.take()),
+        (Source::Channel, machine.channel.take()),
+        (Source::Events, machine.events.take()),
+        (Source::Messages, machine.messages.take()),
+    ] {
+        streams.extend(Stream::open(source, fd)?);
+    }
+    let mut supervision = Supervision {
+        level,
+        watch: Watch::new(level, limits),
+        start: Instant::now(),
+        last_message: String::new(),
+        malformed: 0,
+        sink,
+    };
+    supervision.wait(&mut machine, &mut streams, ended.as_fd(), stop)?;
+    // Descendants that hold the streams open are ended before the last words.
+    let status = machine.kill()?;
+    for mut stream in streams {
+        supervision.read(&mut stream, LAST_WORDS);
+    }
+    Ok(supervision.finish(&status.to_string()))
+}
+
+impl Supervision<'_> {
+    /// Runs until the process has ended or must be killed.
+    fn wait(
+        &mut self,
+        machine: &mut Machine,
+        streams: &mut Vec<Stream>,
+        ended: BorrowedFd<'_>,
+        stop: Option<&Signals>,
+    ) -> io::Result<()> {
+        let mut kill_at: Option<Duration> = None;
+        loop {
+            let now = self.start.elapsed();
+            if self.watch.overdue(now) || kill_at.is_some_and(|at| now >= at) {
+                return Ok(());
+            }
+            let until = kill_at.map_or(self.watch.deadline(), |at| at.min(self.watch.deadline()));
+            let stop = stop.filter(|_| kill_at.is_none());
+            let ready = wait_for(streams, ended, stop, until.saturating_sub(now))?;
+            streams.retain_mut(|stream| {
+                !ready.contains(&stream.source) || self.read(stream, 256 * 1024)
+            });
+            if ready.contains(&Source::Stop) {
+                self.watch.stop();
+                let grace = if machine.press_power_button() {
+                    GRACE
+                } else {
+                    Duration::ZERO
+                };
+                kill_at = Some(self.start.elapsed() + grace);
+            }
+            if ready.contains(&Source::Exit) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&mut self, stream: &mut Stream, limit: usize) -> bool {
+        let source = stream.source;
+        stream.read(limit, |line| self.line(source, line))
+    }
+
+    fn line(&mut self, source: Source, line: &[u8]) {
+        let now = self.start.elapsed();
+        let event = match source {
+            Source::Console => self.watch.console(line, now),
+            Source::Channel => match Event::parse(line, self.level) {
+                Ok(event) => self.watch.event(event, now),
+                Err(_) => {
+                    self.malformed += 1;
+                    None
+                }
+            },
+            Source::Events => match serde_json::from_slice::<MonitorEvent>(line) {
+                Ok(event) => self.watch.monitor(event),
+                Err(_) => {
+                    self.malformed += 1;
+                    None
+                }
+            },
+            Source::Messages => {
+                self.last_message = printable(&String::from_utf8_lossy(line), MAX_TEXT);
+                let text = format!("monitor: {}", self.last_message);
+                Some(Event {
+                    level: self.level,
+                    what: What::Progress { text },
+                })
+            }
+            Source::Exit | Source::Stop => None,
+        };
+        if let Some(event) = event {
+            (self.sink)(event);
+        }
+    }
+
+    fn finish(self, status: &str) -> Verdict {
+        let Self {
+            level,
+            watch,
+            last_message,
+            malformed,
+            sink,
+            ..
+        } = self;
+        let lost = watch.dropped();
+        if lost + malformed > 0 {
+            let text = format!("{lost} events came too fast, {malformed} lines were malformed");
+            sink(Event {
+                level,
+                what: What::Progress { text },
+            });
+        }
+        let verdict = watch.verdict(status, &last_message);
+        if let Some(fault) = &verdict.fault {
+            sink(Event {
+                level,
+                what: What::Fault(fault.clone()),
+            });
+        }
+        sink(Event {
+            level,
+            what: What::Ended { how: verdict.how },
+        });
+        verdict
+    }
+}
+
+fn wait_for(
+    streams: &[Stream],
+    ended: BorrowedFd<'_>,
+    stop: Option<&Signals>,
+    timeout: Duration,
+) -> io::Result<Vec<Source>> {
+    let mut sources: Vec<Source> = streams.iter().map(|stream| stream.source).collect();
+    let mut fds: Vec<BorrowedFd<'_>> = streams.iter().map(|stream| stream.file.as_fd()).collect();
+    sources.push(Source::Exit);
+    fds.push(ended);
+    if let Some(stop) = stop {
+        sources.push(Source::Stop);
+        fds.push(stop.as_fd());
+    }
+    let ready = process::poll(&fds, timeout)?;
+    Ok(sources
+        .into_iter()
+        .zip(ready)
+        .filter_map(|(source, ready)| ready.then_some(source))
+        .collect())
+}

@@ -1,0 +1,422 @@
+//! What a level is told to do: a small versioned file in its initramfs.
+//!
+//! An order is a tree. A step either runs a workload in the level itself, or
+//! boots the next level, which carries an order of its own. The order travels as
+//! a second newc segment behind the image, so one image serves every level and
+//! every nest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::image::archive::{self, Tree};
+
+/// The version of the format; a level refuses any other.
+pub const VERSION: u32 = 1;
+/// Where a level finds its order.
+pub const PATH: &str = "/etc/nestling/order.json";
+/// The highest level an order may name.
+pub const MAX_LEVEL: u8 = 7;
+/// The longest order read, in bytes.
+pub const MAX_SIZE: u64 = 1 << 20;
+
+/// Why an order can't be followed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Not JSON, an unknown field, or a wrong type.
+    #[error("order is malformed: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by another version of nestling.
+    #[error("order has version {found}, this nestling reads {VERSION}: rebuild the image")]
+    Version {
+        /// The version in the file.
+        found: u32,
+    },
+    /// A level that doesn't follow the one that boots it, or one too high.
+    #[error("order names level {found} where level {expected} belongs (at most {MAX_LEVEL})")]
+    Level {
+        /// The level in the order.
+        found: u8,
+        /// The level its place in the tree gives it.
+        expected: u8,
+    },
+    /// A program workload without a program.
+    #[error("order of level {level} has a program step with an empty argv")]
+    NoProgram {
+        /// The level whose order it is.
+        level: u8,
+    },
+    /// The archive segment couldn't be written.
+    #[error("cannot write the order's archive segment: {0}")]
+    Segment(#[from] archive::Error),
+}
+
+/// One level's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The format's version, [`VERSION`].
+    pub version: u32,
+    /// The level that follows this order; 0 owns the (emulated) hardware.
+    pub level: u8,
+    /// Kernel modules to load before the steps. One that is neither in the image
+    /// nor built in is noted, not fatal.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// Load KVM for the processor's vendor, if it shows VMX or SVM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<Kvm>,
+    /// What to do, one after another. A failed step doesn't keep the next from
+    /// running.
+    pub steps: Vec<Step>,
+}
+
+/// How KVM is loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kvm {
+    /// Parameters for `kvm_intel` besides `nested=1`, e.g. `enable_apicv=0`.
+    #[serde(default)]
+    pub intel: String,
+    /// Parameters for `kvm_amd` besides `nested=1`.
+    #[serde(default)]
+    pub amd: String,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Work in this level.
+    Workload(Workload),
+    /// Boot the next level and see it through.
+    Nest(Nest),
+}
+
+/// Work in a level, or a fault provoked there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Workload {
+    /// Say which level this is and what it runs on.
+    Hello,
+    /// An interactive shell on the level's console.
+    Shell,
+    /// A program of the image.
+    Program {
+        /// The program's path and its arguments.
+        argv: Vec<String>,
+        /// Its whole environment besides `PATH`, `HOME` and `NESTLING_LEVEL`.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+    },
+    /// Report the facts a test asks for: flags, `/dev/kvm`, KVM's parameters.
+    Probe,
+    /// Fill the start of a block device with [`pattern`].
+    DiskWrite {
+        /// The device, e.g. `/dev/vda`.
+        device: String,
+        /// Bytes to write.
+        length: u64,
+        /// Selects the pattern.
+        seed: u64,
+    },
+    /// Report the SHA-256 of the start of a block device.
+    DiskDigest {
+        /// The device, e.g. `/dev/vda`.
+        device: String,
+        /// Bytes to read.
+        length: u64,
+    },
+    /// End the order here and power off.
+    PowerOff,
+    /// Fault injection: reset the machine.
+    Reset,
+    /// Fault injection: triple-fault the processor.
+    TripleFault,
+    /// Fault injection: make the kernel panic.
+    Panic,
+    /// Fault injection: keep every processor from running anything else.
+    Hang,
+    /// Fault injection: use memory until the kernel kills the user.
+    OutOfMemory,
+}
+
+impl Workload {
+    /// The name under which results are reported.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Hello => "hello".into(),
+            Self::Shell => "shell".into(),
+            Self::Program { argv, .. } => argv.first().cloned().unwrap_or_default(),
+            Self::Probe => "probe".into(),
+            Self::DiskWrite { device, .. } => format!("disk-write {device}"),
+            Self::DiskDigest { device, .. } => format!("disk-digest {device}"),
+            Self::PowerOff => "power-off".into(),
+            Self::Reset => "reset".into(),
+            Self::TripleFault => "triple-fault".into(),
+            Self::Panic => "panic".into(),
+            Self::Hang => "hang".into(),
+            Self::OutOfMemory => "out-of-memory".into(),
+        }
+    }
+}
+
+/// The next level, its machine and its order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nest {
+    /// The machine to boot.
+    pub machine: Machine,
+    /// How long each phase may take, by the clock of the level that waits.
+    pub limits: Limits,
+    /// The guest's console is this level's console, byte for byte, in both
+    /// directions; otherwise its lines are reported.
+    #[serde(default)]
+    pub raw_console: bool,
+    /// The order of the next level.
+    pub order: Box<Order>,
+}
+
+/// A machine, in the terms of `nestling run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The value of `--nested`.
+    pub nested: String,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Disks in the order in which the guest sees them.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A file or block device of the level that boots the machine.
+    pub path: String,
+    /// The guest must not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Make `path` a file of this many MiB first, in the level's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_mib: Option<u32>,
+}
+
+/// How long a machine may take, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// From its start to its first event.
+    pub boot_s: u32,
+    /// Between two signs of life after that.
+    pub silence_s: u32,
+    /// From its start to its end.
+    pub total_s: u32,
+}
+
+impl Order {
+    /// Reads and checks an order.
+    ///
+    /// # Errors
+    /// Whatever [`Error`] names; the tree is checked to its leaves.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        // The version is looked at first: a later format may have other fields.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(Error::Version { found: version });
+        }
+        let order: Self = serde_json::from_slice(bytes)?;
+        order.check(order.level)?;
+        Ok(order)
+    }
+
+    fn check(&self, expected: u8) -> Result<(), Error> {
+        if self.version != VERSION {
+            return Err(Error::Version {
+                found: self.version,
+            });
+        }
+        if self.level != expected || self.level > MAX_LEVEL {
+            return Err(Error::Level {
+                found: self.level,
+                expected,
+            });
+        }
+        for step in &self.steps {
+            match step {
+                Step::Nest(nest) => nest.order.check(expected + 1)?,
+                Step::Workload(Workload::Program { argv, .. }) if argv.is_empty() => {
+                    return Err(Error::NoProgram { level: self.level });
+                }
+                Step::Workload(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The order as a newc archive segment, to be put behind an initramfs whose
+    /// length is a multiple of four.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] or [`Error::Segment`] if it can't be encoded.
+    pub fn segment(&self) -> Result<Vec<u8>, Error> {
+        let mut tree = Tree::new();
+        tree.insert_bytes(PATH, 0o444, serde_json::to_vec_pretty(self)?)?;
+        Ok(tree.write_to(Vec::new())?)
+    }
+}
+
+/// The `index`-th 8-byte word of the test pattern `seed` (splitmix64), so that a
+/// reader elsewhere can tell what a disk must hold.
+#[must_use]
+pub fn pattern(seed: u64, index: u64) -> [u8; 8] {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn leaf(level: u8) -> Order {
+        Order {
+            version: VERSION,
+            level,
+            modules: vec!["virtio_blk".into()],
+            kvm: Some(Kvm {
+                intel: "enable_apicv=0".into(),
+                amd: String::new(),
+            }),
+            steps: vec![Step::Workload(Workload::Hello)],
+        }
+    }
+
+    fn nest(order: Order) -> Step {
+        Step::Nest(Nest {
+            machine: Machine {
+                cpus: 1,
+                memory_mib: 256,
+                nested: "on".into(),
+                cmdline: "console=ttyS0".into(),
+                disks: vec![],
+            },
+            limits: Limits {
+                boot_s: 60,
+                silence_s: 30,
+                total_s: 300,
+            },
+            raw_console: false,
+            order: Box::new(order),
+        })
+    }
+
+    fn workload() -> impl Strategy<Value = Workload> {
+        prop_oneof![
+            Just(Workload::Hello),
+            Just(Workload::Shell),
+            Just(Workload::Probe),
+            Just(Workload::OutOfMemory),
+            (
+                prop::collection::vec(".*", 1..4),
+                prop::collection::btree_map(".*", ".*", 0..3)
+            )
+                .prop_map(|(argv, env)| Workload::Program { argv, env }),
+            (any::<u64>(), any::<u64>()).prop_map(|(length, seed)| Workload::DiskWrite {
+                device: "/dev/vda".into(),
+                length,
+                seed
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_order_survives_its_file(
+            works in prop::collection::vec(workload(), 0..4),
+            first in 0u8..4,
+            depth in 0u8..4,
+        ) {
+            let mut order = leaf(first + depth);
+            order.steps = works.into_iter().map(Step::Workload).collect();
+            for level in (first..first + depth).rev() {
+                order = Order { steps: vec![nest(order)], ..leaf(level) };
+            }
+            let bytes = serde_json::to_vec(&order).unwrap();
+            prop_assert_eq!(Order::parse(&bytes).unwrap(), order);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            prop_assert!(Order::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_named_before_its_fields_are_judged() {
+        let error = Order::parse(br#"{"version": 2, "layers": []}"#).unwrap_err();
+        assert!(matches!(error, Error::Version { found: 2 }));
+    }
+
+    #[test]
+    fn a_level_that_does_not_follow_is_refused() {
+        let order = Order {
+            steps: vec![nest(leaf(3))],
+            ..leaf(1)
+        };
+        let bytes = serde_json::to_vec(&order).unwrap();
+        let error = Order::parse(&bytes).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Level {
+                found: 3,
+                expected: 2
+            }
+        ));
+    }
+
+    #[test]
+    fn the_segment_holds_the_order_under_its_path() {
+        let order = leaf(1);
+        let segment = order.segment().unwrap();
+        assert_eq!(segment.len() % 4, 0);
+        let mut input = segment.as_slice();
+        let mut names = Vec::new();
+        loop {
+            let mut reader = cpio::NewcReader::new(input).unwrap();
+            let entry = reader.entry().clone();
+            if entry.is_trailer() {
+                break;
+            }
+            let mut body = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut body).unwrap();
+            if entry.name() == "etc/nestling/order.json" {
+                assert_eq!(Order::parse(&body).unwrap(), order);
+            }
+            names.push(entry.name().to_owned());
+            input = reader.finish().unwrap();
+        }
+        assert_eq!(names, ["etc", "etc/nestling", "etc/nestling/order.json"]);
+    }
+
+    #[test]
+    fn patterns_differ_by_seed_and_by_place() {
+        assert_ne!(pattern(1, 0), pattern(2, 0));
+        assert_ne!(pattern(1, 0), pattern(1, 1));
+        assert_eq!(pattern(0, 0), 0xe220_a839_7b1d_cdaf_u64.to_le_bytes());
+    }
+}

@@ -3,5 +3,10 @@
 //! Pure data and functions: nothing here opens a file descriptor, so all of it
 //! is tested on any host.
 
+pub mod boot;
+pub mod layout;
+pub mod paging;
+pub mod regs;
+
 /// Guest memory as every crate of nestling sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

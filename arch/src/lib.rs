@@ -3,9 +3,13 @@
 //! Pure data and functions: nothing here opens a file descriptor, so all of it
 //! is tested on any host.
 
+pub mod boot;
 pub mod cpuid;
+pub mod layout;
 pub mod msr;
 pub mod nested;
+pub mod paging;
+pub mod regs;
 
 /// Guest memory as every crate of nestling sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -88,6 +88,7 @@ fn extended_topology(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
 /// AMD's own (APM vol. 3, appendix E): the core count in 0x80000008, and the
 /// ids in 0x8000001E where the topology extensions exist.
 fn amd(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
+    cpuid.remove_leaf(0x8000_001E);
     if Vendor::of(cpuid) != Vendor::Amd {
         return;
     }
@@ -95,7 +96,6 @@ fn amd(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
     for (_, leaf) in cpuid.leaf_mut(0x8000_0008) {
         leaf.ecx = id_bits(vcpus) << 12 | (vcpus - 1);
     }
-    cpuid.remove_leaf(0x8000_001E);
     if cpuid.has(TOPOLOGY_EXTENSIONS) {
         // EAX: the id; EBX: the core, with one thread; ECX: node 0 of one.
         let ids = Registers {

@@ -37,3 +37,41 @@ pub(super) fn apply(cpuid: &mut Cpuid, _: &CpuidContext) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dumps;
+    use super::*;
+    use crate::nested::Exposure;
+
+    #[test]
+    fn no_counter_is_left() {
+        let context = CpuidContext {
+            vcpu: 0,
+            vcpus: 1,
+            exposure: Exposure::Off,
+            tsc_deadline: true,
+        };
+        let cases: [(&str, &[Feature], &[u32]); 4] = [
+            ("intel-skylake-sp", &[PDCM], &[0xA]),
+            ("amd-milan", &[PERF_CTR_EXT_CORE], &[]),
+            ("amd-qemu-tcg", &[], &[]),
+            ("intel-bochs-haswell", &[], &[]),
+        ];
+        for (name, cleared, removed) in cases {
+            let supported = dumps::named(name).facts.supported;
+            let mut cpuid = supported.clone();
+            apply(&mut cpuid, &context).unwrap();
+            let mut expected = supported;
+            for feature in cleared {
+                assert!(expected.has(*feature), "{name}: {feature}");
+                expected.clear(*feature);
+            }
+            for leaf in removed {
+                assert!(expected.has_leaf(*leaf), "{name}: {leaf:#x}");
+                expected.remove_leaf(*leaf);
+            }
+            assert_eq!(cpuid, expected, "{name}");
+        }
+    }
+}

@@ -23,6 +23,11 @@ mod topology;
 mod vendor;
 mod verify;
 
+#[cfg(test)]
+pub(crate) mod dumps;
+#[cfg(test)]
+mod tests;
+
 pub use feature::{Feature, Register};
 pub use set::{Cpuid, Key, MAX_ENTRIES, Registers};
 pub use topology::MAX_VCPUS;

@@ -49,3 +49,86 @@ pub(super) fn apply(cpuid: &mut Cpuid, _: &CpuidContext) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Registers, dumps};
+    use super::*;
+    use crate::nested::Exposure;
+
+    const CONTEXT: CpuidContext = CpuidContext {
+        vcpu: 0,
+        vcpus: 1,
+        exposure: Exposure::Off,
+        tsc_deadline: true,
+    };
+
+    #[test]
+    fn hosts_lose_what_the_machine_has_none_of() {
+        // Leaves that go, of those the host has.
+        let cases: [(&str, &[u32]); 3] = [
+            ("intel-skylake-sp", &[]),
+            ("amd-milan", &[0x8000_001F]),
+            ("amd-qemu-tcg", &[]),
+        ];
+        for (name, gone) in cases {
+            let supported = dumps::named(name).facts.supported;
+            let mut cpuid = supported.clone();
+            apply(&mut cpuid, &CONTEXT).unwrap();
+            let mut expected = supported;
+            for leaf in gone {
+                assert!(expected.has_leaf(*leaf), "{name}: {leaf:#x}");
+                expected.remove_leaf(*leaf);
+            }
+            assert_eq!(cpuid, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn mirrored_and_unsupported_bits_are_cleared() {
+        for name in ["intel-skylake-sp", "amd-milan"] {
+            let mut cpuid = dumps::named(name).facts.supported;
+            for feature in CLEARED
+                .into_iter()
+                .filter(|feature| feature.subleaf.is_none())
+            {
+                cpuid.set(feature);
+            }
+            let leaf7 = cpuid.get_mut(7, Some(0)).unwrap();
+            *leaf7 = Registers {
+                ebx: leaf7.ebx | 1 << 2,
+                ecx: leaf7.ecx | 1 << 30 | 1 << 4,
+                ..*leaf7
+            };
+            apply(&mut cpuid, &CONTEXT).unwrap();
+            for feature in CLEARED {
+                assert!(!cpuid.has(feature), "{name}: {feature}");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_stay_only_with_their_state() {
+        let tiles = 1 << 22 | 1 << 24 | 1 << 25;
+        for (state, expected) in [(0, 0), (1 << 17, 0), (1 << 17 | 1 << 18, tiles)] {
+            let mut cpuid = dumps::named("intel-skylake-sp").facts.supported;
+            let before = cpuid.get(7, 0).edx;
+            cpuid.get_mut(7, Some(0)).unwrap().edx |= tiles;
+            cpuid.get_mut(0xD, Some(0)).unwrap().eax |= state;
+            apply(&mut cpuid, &CONTEXT).unwrap();
+            assert_eq!(cpuid.get(7, 0).edx, before | expected, "state {state:#x}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_the_first_leaves_is_refused() {
+        for leaf in [0, 1] {
+            let mut cpuid = dumps::named("amd-milan").facts.supported;
+            cpuid.remove_leaf(leaf);
+            assert_eq!(
+                apply(&mut cpuid, &CONTEXT),
+                Err(Error::MissingLeaf { leaf })
+            );
+        }
+    }
+}

@@ -49,3 +49,69 @@ pub(super) fn apply(cpuid: &mut Cpuid, _: &CpuidContext) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Registers, dumps};
+    use super::*;
+    use crate::nested::Exposure;
+
+    const CONTEXT: CpuidContext = CpuidContext {
+        vcpu: 0,
+        vcpus: 1,
+        exposure: Exposure::Off,
+        tsc_deadline: true,
+    };
+
+    #[test]
+    fn kvm_signs_and_offers_what_works_alone() {
+        // Leaf 0x40000001 EAX, as KVM lists it and as a guest sees it.
+        let cases = [
+            ("intel-skylake-sp", 0x0100_7EFB, 0x0100_7EFB),
+            ("amd-milan", 0x0100_7EFB, 0x0100_7EFB),
+            ("amd-milan", 0x0103_FFFF, 0x0100_7EFB),
+            ("amd-milan", 0, 0),
+        ];
+        for (name, listed, seen) in cases {
+            let mut cpuid = dumps::named(name).facts.supported;
+            cpuid.insert(
+                FEATURES,
+                None,
+                Registers {
+                    eax: listed,
+                    edx: 1,
+                    ..Registers::ZERO
+                },
+            );
+            apply(&mut cpuid, &CONTEXT).unwrap();
+            let signature = cpuid.get(SIGNATURE, 0);
+            let bytes = [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes);
+            assert_eq!(bytes.concat(), b"KVMKVMKVM\0\0\0", "{name}");
+            let features = cpuid.get(FEATURES, 0);
+            assert_eq!(
+                features,
+                Registers {
+                    eax: seen,
+                    ..Registers::ZERO
+                },
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_other_hypervisor_shows_its_face() {
+        let mut cpuid = dumps::named("intel-skylake-sp").facts.supported;
+        let expected = cpuid.clone();
+        let answer = Registers {
+            eax: 1,
+            ebx: 2,
+            ecx: 3,
+            edx: 4,
+        };
+        cpuid.insert(0x4000_0010, None, answer);
+        cpuid.insert(0x4000_0100, Some(1), answer);
+        apply(&mut cpuid, &CONTEXT).unwrap();
+        assert_eq!(cpuid, expected);
+    }
+}

@@ -232,3 +232,133 @@ impl Cpuid {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::feature::*;
+    use super::*;
+
+    fn entry(function: u32, index: u32, flags: u32) -> kvm_cpuid_entry2 {
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax: 1,
+            ebx: 2,
+            ecx: 3,
+            edx: 4,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_index_counts_only_where_the_flag_says_so() {
+        let cpuid = Cpuid::from_entries(&[entry(1, 7, 0), entry(7, 0, 1), entry(7, 1, 1)]).unwrap();
+        let keys: Vec<Key> = cpuid.iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [(1, None), (7, Some(0)), (7, Some(1))]);
+        let answer = Registers {
+            eax: 1,
+            ebx: 2,
+            ecx: 3,
+            edx: 4,
+        };
+        // A leaf without subleaves answers alike to any ECX.
+        assert_eq!([cpuid.get(1, 0), cpuid.get(1, 9)], [answer; 2]);
+        assert_eq!(
+            [cpuid.get(7, 1), cpuid.get(7, 2)],
+            [answer, Registers::ZERO]
+        );
+    }
+
+    #[test]
+    fn two_answers_to_one_question_are_refused() {
+        let cases = [
+            ([entry(1, 0, 0), entry(1, 1, 0)], 1, None),
+            ([entry(7, 1, 1), entry(7, 1, 1)], 7, Some(1)),
+            ([entry(7, 0, 0), entry(7, 1, 1)], 7, Some(1)),
+            ([entry(7, 1, 1), entry(7, 0, 0)], 7, None),
+        ];
+        for (list, leaf, subleaf) in cases {
+            assert_eq!(
+                Cpuid::from_entries(&list),
+                Err(Error::Duplicate { leaf, subleaf })
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_is_as_long_as_kvm_takes() {
+        let mut cpuid = Cpuid::default();
+        for subleaf in 0..256 {
+            cpuid.insert(4, Some(subleaf), Registers::ZERO);
+        }
+        assert_eq!(cpuid.to_entries().unwrap().len(), MAX_ENTRIES);
+        cpuid.insert(1, None, Registers::ZERO);
+        assert_eq!(
+            cpuid.to_entries(),
+            Err(Error::TooManyEntries { count: 257 })
+        );
+    }
+
+    #[test]
+    fn a_leaf_has_one_answer_or_one_a_subleaf() {
+        let mut cpuid = Cpuid::default();
+        cpuid.insert(7, Some(0), Registers::ZERO);
+        cpuid.insert(7, Some(1), Registers::ZERO);
+        cpuid.insert(8, Some(0), Registers::ZERO);
+        cpuid.insert(7, None, Registers::ZERO);
+        let keys = |cpuid: &Cpuid| cpuid.iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(&cpuid), [(7, None), (8, Some(0))]);
+        cpuid.insert(7, Some(2), Registers::ZERO);
+        assert_eq!(keys(&cpuid), [(7, Some(2)), (8, Some(0))]);
+    }
+
+    #[test]
+    fn a_feature_is_one_bit() {
+        let mut cpuid = Cpuid::default();
+        for feature in [VMX, SVM, SGX, XTILEDATA, HTT] {
+            assert!(!cpuid.has(feature), "{feature}");
+            cpuid.set(feature);
+            assert!(cpuid.has(feature), "{feature}");
+        }
+        assert_eq!(
+            cpuid.get(0x1, 0),
+            Registers {
+                ecx: 1 << 5,
+                edx: 1 << 28,
+                ..Registers::ZERO
+            }
+        );
+        assert_eq!(
+            cpuid.get(0x7, 0),
+            Registers {
+                ebx: 1 << 2,
+                ..Registers::ZERO
+            }
+        );
+        cpuid.assign(VMX, false);
+        assert_eq!(
+            cpuid.get(0x1, 0),
+            Registers {
+                edx: 1 << 28,
+                ..Registers::ZERO
+            }
+        );
+        // Another subleaf's bit is another feature.
+        cpuid.insert(
+            0x7,
+            Some(1),
+            Registers {
+                ebx: u32::MAX,
+                ..Registers::ZERO
+            },
+        );
+        cpuid.clear(SGX);
+        assert_eq!(
+            [cpuid.get(0x7, 0).ebx, cpuid.get(0x7, 1).ebx],
+            [0, u32::MAX]
+        );
+        assert_eq!(VMX.to_string(), "VMX (CPUID.1H:ECX[5])");
+        assert_eq!(SGX.to_string(), "SGX (CPUID.7H.0:EBX[2])");
+    }
+}

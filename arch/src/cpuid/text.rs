@@ -93,3 +93,58 @@ fn parse_registers(text: &str) -> Option<Registers> {
 fn parse_hex(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 16).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_is_a_line() {
+        let mut cpuid = Cpuid::default();
+        cpuid.insert(
+            0x8000_0001,
+            None,
+            Registers {
+                eax: 1,
+                ebx: 2,
+                ecx: 3,
+                edx: u32::MAX,
+            },
+        );
+        cpuid.insert(7, Some(1), Registers::ZERO);
+        assert_eq!(
+            serde_json::to_string(&cpuid).unwrap(),
+            r#"{"0x00000007.1":"00000000 00000000 00000000 00000000","#.to_owned()
+                + r#""0x80000001":"00000001 00000002 00000003 ffffffff"}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_cpuid_is_refused() {
+        let cases = [
+            (r#"{"7": "0 0 0 0"}"#, "\"7\" is no CPUID leaf"),
+            (r#"{"0x7.": "0 0 0 0"}"#, "\"0x7.\" is no CPUID leaf"),
+            (r#"{"0x7.x": "0 0 0 0"}"#, "\"0x7.x\" is no CPUID leaf"),
+            (
+                r#"{"0x100000000": "0 0 0 0"}"#,
+                "\"0x100000000\" is no CPUID leaf",
+            ),
+            (r#"{"0x7": "0 0 0"}"#, "leaf 0x7: \"0 0 0\" is not four"),
+            (
+                r#"{"0x7": "0 0 0 0 0"}"#,
+                "leaf 0x7: \"0 0 0 0 0\" is not four",
+            ),
+            (r#"{"0x7": "0 0 0 g"}"#, "leaf 0x7: \"0 0 0 g\" is not four"),
+            (
+                r#"{"0x7": "0 0 0 0", "0x7.1": "0 0 0 0"}"#,
+                "is answered twice",
+            ),
+            (r#"{"0x7": 7}"#, "expected a string"),
+            ("[]", "expected a map from leaf"),
+        ];
+        for (text, reason) in cases {
+            let error = serde_json::from_str::<Cpuid>(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

@@ -88,6 +88,7 @@ fn extended_topology(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
 /// AMD's own (APM vol. 3, appendix E): the core count in 0x80000008, and the
 /// ids in 0x8000001E where the topology extensions exist.
 fn amd(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
+    cpuid.remove_leaf(0x8000_001E);
     if Vendor::of(cpuid) != Vendor::Amd {
         return;
     }
@@ -95,7 +96,6 @@ fn amd(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
     for (_, leaf) in cpuid.leaf_mut(0x8000_0008) {
         leaf.ecx = id_bits(vcpus) << 12 | (vcpus - 1);
     }
-    cpuid.remove_leaf(0x8000_001E);
     if cpuid.has(TOPOLOGY_EXTENSIONS) {
         // EAX: the id; EBX: the core, with one thread; ECX: node 0 of one.
         let ids = Registers {
@@ -105,5 +105,146 @@ fn amd(cpuid: &mut Cpuid, vcpu: u32, vcpus: u32) {
             edx: 0,
         };
         cpuid.insert(0x8000_001E, None, ids);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dumps;
+    use super::*;
+    use crate::nested::Exposure;
+
+    fn with_topology(name: &str, vcpu: u32, vcpus: u32) -> Cpuid {
+        let mut cpuid = dumps::named(name).facts.supported;
+        let exposure = Exposure::Off;
+        apply(
+            &mut cpuid,
+            &CpuidContext {
+                vcpu,
+                vcpus,
+                exposure,
+                tsc_deadline: true,
+            },
+        )
+        .unwrap();
+        cpuid
+    }
+
+    fn answer(eax: u32, ebx: u32, ecx: u32, edx: u32) -> Registers {
+        Registers { eax, ebx, ecx, edx }
+    }
+
+    #[test]
+    fn the_package_counts_its_vcpus() {
+        // Leaf 1 EBX, and HTT.
+        let cases = [
+            ("intel-skylake-sp", 0, 1, 0x0001_0800, false),
+            ("intel-skylake-sp", 1, 2, 0x0102_0800, true),
+            ("intel-skylake-sp", 63, 64, 0x3F40_0800, true),
+            ("amd-milan", 0, 1, 0x0001_0800, false),
+            ("amd-milan", 2, 3, 0x0203_0800, true),
+        ];
+        for (name, vcpu, vcpus, ebx, htt) in cases {
+            let cpuid = with_topology(name, vcpu, vcpus);
+            assert_eq!(cpuid.get(1, 0).ebx, ebx, "{name} {vcpu}/{vcpus}");
+            assert_eq!(cpuid.has(HTT), htt, "{name} {vcpu}/{vcpus}");
+        }
+    }
+
+    #[test]
+    fn the_last_cache_is_shared_by_all() {
+        // Leaf 4 EAX from the first level's data to the third level.
+        for (vcpus, expected) in [
+            (1, [0x0000_0121, 0x0000_0122, 0x0000_0143, 0x0000_0163]),
+            (3, [0x0C00_0121, 0x0C00_0122, 0x0C00_0143, 0x0C00_C163]),
+            (64, [0xFC00_0121, 0xFC00_0122, 0xFC00_0143, 0xFC0F_C163]),
+        ] {
+            let cpuid = with_topology("intel-skylake-sp", 0, vcpus);
+            let seen = [0, 1, 2, 3].map(|subleaf| cpuid.get(0x4, subleaf).eax);
+            assert_eq!(seen, expected, "{vcpus} vCPUs");
+        }
+        for (vcpus, expected) in [
+            (1, [0x0121, 0x0122, 0x0143, 0x0163]),
+            (3, [0x0121, 0x0122, 0x0143, 0x8163]),
+            (64, [0x0121, 0x0122, 0x0143, 0x000F_C163]),
+        ] {
+            let cpuid = with_topology("amd-milan", 0, vcpus);
+            let seen = [0, 1, 2, 3].map(|subleaf| cpuid.get(0x8000_001D, subleaf).eax);
+            assert_eq!(
+                seen.map(|eax| eax & !0x3E00),
+                expected.map(|eax| eax & !0x3E00)
+            );
+        }
+    }
+
+    #[test]
+    fn extended_topology_is_one_thread_a_core() {
+        for name in ["intel-skylake-sp", "amd-milan", "amd-qemu-tcg"] {
+            for (vcpu, vcpus, bits) in [(0, 1, 0), (1, 2, 1), (2, 3, 2), (63, 64, 6)] {
+                let cpuid = with_topology(name, vcpu, vcpus);
+                assert_eq!(cpuid.get(0xB, 0), answer(0, 1, 0x100, vcpu), "{name}");
+                assert_eq!(
+                    cpuid.get(0xB, 1),
+                    answer(bits, vcpus, 0x201, vcpu),
+                    "{name}"
+                );
+                assert_eq!(cpuid.get(0xB, 2), Registers::ZERO, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_processor_gets_no_extended_topology() {
+        let mut cpuid = dumps::named("intel-skylake-sp").facts.supported;
+        cpuid.get_mut(0, None).unwrap().eax = 0xA;
+        extended_topology(&mut cpuid, 0, 2);
+        assert!(!cpuid.has_leaf(0xB));
+    }
+
+    #[test]
+    fn amd_leaves_name_the_core() {
+        // Leaf 0x80000008 ECX, CmpLegacy, and leaf 0x8000001E.
+        let cases = [
+            ("amd-epyc-pvm", 0, 1, 0x0000, false, answer(0, 0, 0, 0)),
+            ("amd-epyc-pvm", 1, 2, 0x1001, true, answer(1, 1, 0, 0)),
+            ("amd-epyc-pvm", 2, 3, 0x2002, true, answer(2, 2, 0, 0)),
+            ("amd-epyc-pvm", 63, 64, 0x603F, true, answer(63, 63, 0, 0)),
+            // No topology extensions.
+            ("amd-qemu-tcg", 1, 2, 0x1001, true, Registers::ZERO),
+        ];
+        for (name, vcpu, vcpus, count, legacy, ids) in cases {
+            let cpuid = with_topology(name, vcpu, vcpus);
+            assert_eq!(
+                cpuid.get(0x8000_0008, 0).ecx,
+                count,
+                "{name} {vcpu}/{vcpus}"
+            );
+            assert_eq!(cpuid.has(CMP_LEGACY), legacy, "{name} {vcpu}/{vcpus}");
+            assert_eq!(cpuid.get(0x8000_001E, 0), ids, "{name} {vcpu}/{vcpus}");
+        }
+    }
+
+    #[test]
+    fn intel_has_none_of_amds_leaves() {
+        let supported = dumps::named("intel-skylake-sp").facts.supported;
+        let cpuid = with_topology("intel-skylake-sp", 1, 2);
+        for leaf in [0x8000_0001, 0x8000_0008, 0x8000_001D, 0x8000_001E] {
+            assert_eq!(cpuid.get(leaf, 0), supported.get(leaf, 0), "{leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn vcpus_out_of_range_are_refused() {
+        for (vcpu, vcpus) in [(0, 0), (1, 1), (64, 64), (0, 65), (0, u32::MAX)] {
+            let context = CpuidContext {
+                vcpu,
+                vcpus,
+                exposure: Exposure::Off,
+                tsc_deadline: true,
+            };
+            let mut cpuid = dumps::named("amd-milan").facts.supported;
+            let error = Error::VcpuOutOfRange { vcpu, vcpus };
+            assert_eq!(apply(&mut cpuid, &context), Err(error));
+        }
     }
 }

@@ -46,3 +46,35 @@ impl fmt::Display for Vendor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Registers;
+    use super::*;
+
+    #[test]
+    fn vendors_by_their_signature() {
+        let cases = [
+            (b"GenuineIntel", Vendor::Intel),
+            (b"AuthenticAMD", Vendor::Amd),
+            (b"HygonGenuine", Vendor::Amd),
+            (b"CentaurHauls", Vendor::Other),
+        ];
+        for (name, vendor) in cases {
+            let at = |at: usize| u32::from_le_bytes(name[at..at + 4].try_into().unwrap());
+            let mut cpuid = Cpuid::default();
+            cpuid.insert(
+                0,
+                None,
+                Registers {
+                    eax: 1,
+                    ebx: at(0),
+                    edx: at(4),
+                    ecx: at(8),
+                },
+            );
+            assert_eq!(Vendor::of(&cpuid), vendor);
+        }
+        assert_eq!(Vendor::of(&Cpuid::default()), Vendor::Other);
+    }
+}

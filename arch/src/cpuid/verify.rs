@@ -106,3 +106,110 @@ fn filled_in(leaf: u32, register: Register, amd: bool) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Registers, dumps, guest_cpuid};
+    use super::*;
+
+    /// A sound result for a host that nests, its host, and the context.
+    fn sound(name: &str, exposure: Exposure) -> (Cpuid, Cpuid, CpuidContext) {
+        let supported = dumps::named(name).facts.supported;
+        let context = CpuidContext {
+            vcpu: 1,
+            vcpus: 2,
+            exposure,
+            tsc_deadline: true,
+        };
+        (
+            guest_cpuid(&supported, &context).unwrap(),
+            supported,
+            context,
+        )
+    }
+
+    #[test]
+    fn a_wrong_bit_is_found() {
+        let both = [
+            ("intel-skylake-sp", Exposure::Vmx),
+            ("amd-milan", Exposure::Svm),
+        ];
+        for (name, exposure) in both {
+            let shown = nesting::shown(exposure).unwrap();
+            for feature in [HYPERVISOR, X2APIC, TSC_DEADLINE, shown] {
+                let (mut cpuid, supported, context) = sound(name, exposure);
+                cpuid.clear(feature);
+                let error = Error::WrongFeature {
+                    feature,
+                    expected: true,
+                };
+                assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
+            }
+            for &feature in nesting::hidden(Exposure::Off) {
+                let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+                cpuid.set(feature);
+                let error = Error::WrongFeature {
+                    feature,
+                    expected: false,
+                };
+                assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
+            }
+            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            cpuid.insert(SVM_LEAF, None, Registers::ZERO);
+            let error = Error::NotEmpty { leaf: SVM_LEAF };
+            assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_apic_id_is_found() {
+        let cases = [
+            ("intel-skylake-sp", 0x1, None, Register::Ebx),
+            ("intel-skylake-sp", 0xB, Some(1), Register::Edx),
+            ("amd-epyc-pvm", 0x1, None, Register::Ebx),
+            ("amd-epyc-pvm", 0xB, Some(0), Register::Edx),
+            ("amd-epyc-pvm", 0x8000_001E, None, Register::Eax),
+        ];
+        for (name, leaf, subleaf, register) in cases {
+            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            *cpuid.get_mut(leaf, subleaf).unwrap().get_mut(register) = 0;
+            let error = Error::WrongApicId {
+                leaf,
+                expected: 1,
+                found: 0,
+            };
+            assert_eq!(
+                verify(&cpuid, &supported, &context),
+                Err(error),
+                "{name} {leaf:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_found() {
+        let cases = [
+            // SMX, LA57, and a whole leaf.
+            ("intel-skylake-sp", 0x1, None, Register::Ecx, 1 << 6),
+            ("intel-skylake-sp", 0x7, Some(0), Register::Ecx, 1 << 16),
+            ("intel-skylake-sp", 0x8000_0001, None, Register::Ecx, 1 << 1),
+            ("amd-milan", 0x8000_0001, None, Register::Ecx, 1 << 12),
+            ("amd-milan", 0x8000_0021, None, Register::Eax, 1 << 31),
+        ];
+        for (name, leaf, subleaf, register, bits) in cases {
+            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            *cpuid.get_mut(leaf, subleaf).unwrap().get_mut(register) |= bits;
+            let error = Error::NotOnHost {
+                leaf,
+                subleaf,
+                register,
+                bits,
+            };
+            assert_eq!(
+                verify(&cpuid, &supported, &context),
+                Err(error),
+                "{name} {leaf:#x}"
+            );
+        }
+    }
+}

@@ -12,6 +12,8 @@ use thiserror::Error;
 
 mod policy;
 mod svm;
+#[cfg(test)]
+mod tests;
 mod vmx;
 
 pub use policy::{HostFacts, Missing, available, resolve};

@@ -1,7 +1,10 @@
-//! nestling.
+//! The program: a monitor on a host, and PID 1 inside the nest image.
 
-fn main() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     if std::process::id() == 1 {
-        nestling::guest::run();
+        nestling::guest::run()
     }
+    nestling::cli::main()
 }

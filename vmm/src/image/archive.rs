@@ -13,11 +13,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-<<<<<<< HEAD
-=======
-/// Every header field is this many hexadecimal digits.
-const HEADER_LEN: u64 = 110;
->>>>>>> guest
 /// Headers and contents start at multiples of this.
 const ALIGNMENT: u64 = 4;
 /// The name of the entry that ends an archive.

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The nest image: a kernel, and an initramfs whose `/init` is nestling itself.
 //!
 //! The same inputs make the same bytes. Inside stand `/init`, the kernel for the
@@ -373,8 +372,3 @@ pub fn export(cached: &Path, path: &Path) -> Result<(), Error> {
     }
     copied.map_err(failed)
 }
-=======
-//! The nest image.
-
-pub mod archive;
->>>>>>> guest

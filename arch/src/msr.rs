@@ -39,7 +39,7 @@ const MTRR_WRITE_BACK: u64 = 6;
 /// KERNEL_GS_BASE are 0, PAT is at its architectural default, the local APIC
 /// is enabled at its usual place, with the first vCPU as boot processor.
 pub fn boot_msrs(vendor: Vendor, exposure: Exposure) -> Vec<(u32, u64)> {
-    // KVM resets to 0: MTRRs off, all memory uncacheable. Linux before 6.3
+    // KVM resets to 0: MTRRs off, all memory uncacheable. Linux up to 6.1
     // then also leaves PAT off, and write-combining with it.
     let mut msrs = vec![(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK)];
     if vendor == Vendor::Intel {

@@ -1,7 +1,7 @@
 //! Shows the guest VMX or SVM, or neither.
 
 use super::{Cpuid, CpuidContext, Error, feature::*};
-use crate::nested::{Exposure, SVM_LEAF};
+use crate::nested::{Exposure, Extension, SVM_LEAF};
 
 pub(super) fn apply(cpuid: &mut Cpuid, context: &CpuidContext) -> Result<(), Error> {
     let shown = shown(context.exposure);
@@ -19,11 +19,7 @@ pub(super) fn apply(cpuid: &mut Cpuid, context: &CpuidContext) -> Result<(), Err
 
 /// The bit that an exposure shows.
 pub(super) fn shown(exposure: Exposure) -> Option<Feature> {
-    match exposure {
-        Exposure::Off => None,
-        Exposure::Vmx => Some(VMX),
-        Exposure::Svm => Some(SVM),
-    }
+    exposure.extension().map(Extension::feature)
 }
 
 /// The bits that an exposure hides. A guest that cannot run one of its own

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::cpuid::{Feature, Vendor, feature};
+
 mod policy;
 mod svm;
 #[cfg(test)]
@@ -61,6 +63,51 @@ impl fmt::Display for Request {
     }
 }
 
+/// A vendor's virtualization extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// Intel's VT-x.
+    Vmx,
+    /// AMD-V.
+    Svm,
+}
+
+impl Extension {
+    /// The extension of a vendor's processors.
+    pub const fn of(vendor: Vendor) -> Option<Self> {
+        match vendor {
+            Vendor::Intel => Some(Self::Vmx),
+            Vendor::Amd => Some(Self::Svm),
+            Vendor::Other => None,
+        }
+    }
+
+    /// The bit that shows it.
+    pub const fn feature(self) -> Feature {
+        match self {
+            Self::Vmx => feature::VMX,
+            Self::Svm => feature::SVM,
+        }
+    }
+
+    /// The kernel module that drives it.
+    pub const fn module(self) -> &'static str {
+        match self {
+            Self::Vmx => "kvm_intel",
+            Self::Svm => "kvm_amd",
+        }
+    }
+}
+
+impl fmt::Display for Extension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vmx => "VMX",
+            Self::Svm => "SVM",
+        })
+    }
+}
+
 /// What of VMX or SVM a guest is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,12 +120,31 @@ pub enum Exposure {
     Svm,
 }
 
+impl Exposure {
+    /// The extension that is shown.
+    pub const fn extension(self) -> Option<Extension> {
+        match self {
+            Self::Off => None,
+            Self::Vmx => Some(Extension::Vmx),
+            Self::Svm => Some(Extension::Svm),
+        }
+    }
+}
+
+impl From<Extension> for Exposure {
+    fn from(extension: Extension) -> Self {
+        match extension {
+            Extension::Vmx => Self::Vmx,
+            Extension::Svm => Self::Svm,
+        }
+    }
+}
+
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::Vmx => "VMX",
-            Self::Svm => "SVM",
-        })
+        match self.extension() {
+            Some(extension) => extension.fmt(f),
+            None => f.write_str("off"),
+        }
     }
 }

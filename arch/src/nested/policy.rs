@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Exposure, Request, SvmFeatures, VmxCapabilities};
-use crate::cpuid::{Cpuid, Vendor, feature};
+use super::{Exposure, Extension, Request, SvmFeatures, VmxCapabilities};
+use crate::cpuid::{Cpuid, Vendor};
 
 /// What the monitor has found out about its host. The extension that the
 /// fields speak of is VMX on Intel's processors and SVM on AMD's.
@@ -68,27 +68,23 @@ pub fn resolve(request: Request, facts: &HostFacts) -> Result<Exposure, Missing>
 /// # Errors
 /// When that is nothing: the first missing link, from the processor up.
 pub fn available(facts: &HostFacts) -> Result<Exposure, Missing> {
-    let (exposure, feature) = match facts.vendor() {
-        Vendor::Intel => (Exposure::Vmx, feature::VMX),
-        Vendor::Amd => (Exposure::Svm, feature::SVM),
-        Vendor::Other => return Err(Missing::Vendor),
-    };
+    let extension = Extension::of(facts.vendor()).ok_or(Missing::Vendor)?;
     // KVM has the last word: where it supports nesting, nothing is missing,
     // however its module is called and whatever can be read of it.
-    if facts.supported.has(feature) {
+    if facts.supported.has(extension.feature()) {
         return match facts.nested_state {
-            0 => Err(Missing::NestedState(exposure)),
-            _ => Ok(exposure),
+            0 => Err(Missing::NestedState(extension)),
+            _ => Ok(extension.into()),
         };
     }
     Err(if !facts.processor {
-        Missing::Processor(exposure)
+        Missing::Processor(extension)
     } else if !facts.module {
-        Missing::Module(exposure)
+        Missing::Module(extension)
     } else if facts.nested_parameter == Some(false) {
-        Missing::Parameter(exposure)
+        Missing::Parameter(extension)
     } else {
-        Missing::Kvm(exposure)
+        Missing::Kvm(extension)
     })
 }
 
@@ -100,15 +96,15 @@ pub enum Missing {
     /// The processor is neither Intel's nor AMD's.
     Vendor,
     /// The processor lacks the extension.
-    Processor(Exposure),
+    Processor(Extension),
     /// The kernel module is not loaded.
-    Module(Exposure),
+    Module(Extension),
     /// The module was loaded with `nested=0`.
-    Parameter(Exposure),
+    Parameter(Extension),
     /// KVM does not list the extension.
-    Kvm(Exposure),
+    Kvm(Extension),
     /// KVM cannot save nested state.
-    NestedState(Exposure),
+    NestedState(Extension),
 }
 
 impl Missing {
@@ -118,11 +114,11 @@ impl Missing {
             Self::Vendor => "the processor is neither Intel's nor AMD's".to_owned(),
             Self::Processor(extension) => format!("the processor shows no {extension}"),
             Self::Module(extension) => {
-                format!("the kernel module {} is not loaded", module(extension))
+                format!("the kernel module {} is not loaded", extension.module())
             }
             Self::Parameter(extension) => format!(
                 "/sys/module/{}/parameters/nested says that nesting is off",
-                module(extension)
+                extension.module()
             ),
             Self::Kvm(extension) => {
                 format!("KVM does not support {extension} for guests (KVM_GET_SUPPORTED_CPUID)")
@@ -143,10 +139,10 @@ impl Missing {
             ),
             Self::Module(extension) => format!(
                 "run `modprobe {}`; if that fails, turn {extension} on in the firmware",
-                module(extension)
+                extension.module()
             ),
             Self::Parameter(extension) => {
-                let module = module(extension);
+                let module = extension.module();
                 format!(
                     "run `modprobe -r {module} && modprobe {module} nested=1`, and put `options \
                      {module} nested=1` into /etc/modprobe.d/kvm.conf to keep it"
@@ -157,14 +153,5 @@ impl Missing {
             }
             Self::NestedState(_) => "use a host with Linux 4.19 or later".to_owned(),
         }
-    }
-}
-
-/// The kernel module that drives an extension.
-fn module(extension: Exposure) -> &'static str {
-    match extension {
-        Exposure::Vmx => "kvm_intel",
-        Exposure::Svm => "kvm_amd",
-        Exposure::Off => "kvm",
     }
 }

@@ -1,7 +1,7 @@
 //! Requests over every recorded host, and over hosts with a link taken out.
 
 use super::*;
-use crate::cpuid::{Vendor, dumps, feature};
+use crate::cpuid::dumps;
 
 #[test]
 fn requests_resolve_by_what_the_host_can() {
@@ -32,10 +32,10 @@ fn the_first_missing_link_is_named() {
     let cases = [
         (
             "intel-skylake-sp-nested-off",
-            Missing::Parameter(Exposure::Vmx),
+            Missing::Parameter(Extension::Vmx),
         ),
-        ("amd-milan-nested-off", Missing::Parameter(Exposure::Svm)),
-        ("amd-epyc-pvm", Missing::Processor(Exposure::Svm)),
+        ("amd-milan-nested-off", Missing::Parameter(Extension::Svm)),
+        ("amd-epyc-pvm", Missing::Processor(Extension::Svm)),
     ];
     for (name, missing) in cases {
         assert_eq!(
@@ -48,9 +48,9 @@ fn the_first_missing_link_is_named() {
 
 #[test]
 fn links_are_checked_from_the_processor_up() {
-    for (name, extension, bit) in [
-        ("intel-skylake-sp", Exposure::Vmx, feature::VMX),
-        ("amd-milan", Exposure::Svm, feature::SVM),
+    for (name, extension) in [
+        ("intel-skylake-sp", Extension::Vmx),
+        ("amd-milan", Extension::Svm),
     ] {
         let mut facts = dumps::named(name).facts;
         facts.nested_state = 0;
@@ -59,7 +59,7 @@ fn links_are_checked_from_the_processor_up() {
             Err(Missing::NestedState(extension)),
             "{name}"
         );
-        facts.supported.clear(bit);
+        facts.supported.clear(extension.feature());
         assert_eq!(available(&facts), Err(Missing::Kvm(extension)), "{name}");
         facts.nested_parameter = None;
         assert_eq!(available(&facts), Err(Missing::Kvm(extension)), "{name}");
@@ -93,13 +93,13 @@ fn a_module_that_cannot_be_seen_does_not_hinder() {
 #[test]
 fn the_error_says_what_and_what_to_do() {
     assert_eq!(
-        Missing::Parameter(Exposure::Vmx).to_string(),
+        Missing::Parameter(Extension::Vmx).to_string(),
         "nested virtualization is not available: /sys/module/kvm_intel/parameters/nested says \
          that nesting is off; run `modprobe -r kvm_intel && modprobe kvm_intel nested=1`, and put \
          `options kvm_intel nested=1` into /etc/modprobe.d/kvm.conf to keep it"
     );
     assert_eq!(
-        Missing::Module(Exposure::Svm).to_string(),
+        Missing::Module(Extension::Svm).to_string(),
         "nested virtualization is not available: the kernel module kvm_amd is not loaded; run \
          `modprobe kvm_amd`; if that fails, turn SVM on in the firmware"
     );

@@ -6,8 +6,11 @@
 pub mod bus;
 pub mod host;
 pub mod legacy;
+pub mod pci;
 pub mod ratelimit;
 pub mod scatter;
+#[cfg(test)]
+mod testing;
 pub mod virtio;
 
 /// What a guest's access asks of the machine as a whole.

@@ -1,0 +1,113 @@
+//! A host for tests that records what devices ask of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Mutex;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::lock;
+use crate::host::{Host, MsiMessage};
+
+/// An interrupt line as a device has set it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) interrupt: RawFd,
+    pub(crate) message: Option<MsiMessage>,
+}
+
+/// Everything a device has of the host at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lent {
+    pub(crate) doorbells: BTreeMap<u64, RawFd>,
+    pub(crate) lines: BTreeMap<u32, Line>,
+    /// How often a message was routed.
+    pub(crate) routings: usize,
+    next_line: u32,
+}
+
+/// Panics where a device breaks a rule that KVM would hold it to.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    lent: Mutex<Lent>,
+    refuse: Mutex<bool>,
+}
+
+impl Recorder {
+    pub(crate) fn lent(&self) -> Lent {
+        lock(&self.lent).clone()
+    }
+
+    /// Refuses whatever is asked for from now on.
+    pub(crate) fn refuse(&self, refuse: bool) {
+        *lock(&self.refuse) = refuse;
+    }
+
+    fn ask(&self) -> io::Result<()> {
+        if *lock(&self.refuse) {
+            Err(io::Error::from_raw_os_error(libc::ENOSPC))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Host for Recorder {
+    fn add_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
+        self.ask()?;
+        let previous = lock(&self.lent).doorbells.insert(address, fd.as_raw_fd());
+        assert_eq!(previous, None, "two doorbells at {address:#x}");
+        Ok(())
+    }
+
+    fn remove_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
+        let removed = lock(&self.lent).doorbells.remove(&address);
+        assert_eq!(
+            removed,
+            Some(fd.as_raw_fd()),
+            "no such doorbell at {address:#x}"
+        );
+        Ok(())
+    }
+
+    fn allocate_msi(&self, fd: &EventFd) -> io::Result<u32> {
+        self.ask()?;
+        let mut lent = lock(&self.lent);
+        let interrupt = fd.as_raw_fd();
+        assert!(
+            lent.lines.values().all(|line| line.interrupt != interrupt),
+            "two lines, one fd"
+        );
+        lent.next_line += 1;
+        let gsi = 23 + lent.next_line;
+        lent.lines.insert(
+            gsi,
+            Line {
+                interrupt,
+                message: None,
+            },
+        );
+        Ok(gsi)
+    }
+
+    fn route_msi(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
+        self.ask()?;
+        let mut lent = lock(&self.lent);
+        lent.routings += 1;
+        lent.lines
+            .get_mut(&gsi)
+            .expect("the line is allocated")
+            .message = Some(message);
+        Ok(())
+    }
+
+    fn free_msi(&self, gsi: u32, fd: &EventFd) -> io::Result<()> {
+        let line = lock(&self.lent)
+            .lines
+            .remove(&gsi)
+            .expect("the line is allocated");
+        assert_eq!(line.interrupt, fd.as_raw_fd());
+        Ok(())
+    }
+}

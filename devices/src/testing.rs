@@ -3,24 +3,41 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::lock;
 use crate::host::{Host, MsiMessage};
 
+/// An eventfd as a device lent it, with a descriptor of its own as KVM has.
+#[derive(Clone, Debug)]
+pub(crate) struct Lend {
+    /// The device's descriptor.
+    pub(crate) id: RawFd,
+    pub(crate) eventfd: Arc<EventFd>,
+}
+
+impl Lend {
+    fn new(eventfd: &EventFd) -> io::Result<Self> {
+        Ok(Self {
+            id: eventfd.as_raw_fd(),
+            eventfd: Arc::new(eventfd.try_clone()?),
+        })
+    }
+}
+
 /// An interrupt line as a device has set it up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Line {
-    pub(crate) interrupt: RawFd,
+    pub(crate) interrupt: Lend,
     pub(crate) message: Option<MsiMessage>,
 }
 
 /// Everything a device has of the host at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lent {
-    pub(crate) doorbells: BTreeMap<u64, RawFd>,
+    pub(crate) doorbells: BTreeMap<u64, Lend>,
     pub(crate) lines: BTreeMap<u32, Line>,
     /// How often a message was routed.
     pub(crate) routings: usize,
@@ -56,15 +73,15 @@ impl Recorder {
 impl Host for Recorder {
     fn add_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
         self.ask()?;
-        let previous = lock(&self.lent).doorbells.insert(address, fd.as_raw_fd());
-        assert_eq!(previous, None, "two doorbells at {address:#x}");
+        let previous = lock(&self.lent).doorbells.insert(address, Lend::new(fd)?);
+        assert!(previous.is_none(), "two doorbells at {address:#x}");
         Ok(())
     }
 
     fn remove_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
         let removed = lock(&self.lent).doorbells.remove(&address);
         assert_eq!(
-            removed,
+            removed.map(|lend| lend.id),
             Some(fd.as_raw_fd()),
             "no such doorbell at {address:#x}"
         );
@@ -74,9 +91,11 @@ impl Host for Recorder {
     fn allocate_msi(&self, fd: &EventFd) -> io::Result<u32> {
         self.ask()?;
         let mut lent = lock(&self.lent);
-        let interrupt = fd.as_raw_fd();
+        let interrupt = Lend::new(fd)?;
         assert!(
-            lent.lines.values().all(|line| line.interrupt != interrupt),
+            lent.lines
+                .values()
+                .all(|line| line.interrupt.id != interrupt.id),
             "two lines, one fd"
         );
         lent.next_line += 1;
@@ -107,7 +126,7 @@ impl Host for Recorder {
             .lines
             .remove(&gsi)
             .expect("the line is allocated");
-        assert_eq!(line.interrupt, fd.as_raw_fd());
+        assert_eq!(line.interrupt.id, fd.as_raw_fd());
         Ok(())
     }
 }

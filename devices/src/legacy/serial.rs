@@ -41,7 +41,8 @@ impl Serial {
     /// A serial port that signals `interrupt`, an edge-triggered line, and
     /// writes to `output`. `on_room` is called once after
     /// [`Serial::enqueue`] took less than it was given, when the guest is ready
-    /// to take more.
+    /// to take more; it runs under the port's lock, so it wakes someone rather
+    /// than enqueues.
     ///
     /// `output` may block the vCPU that writes; what it refuses is lost.
     pub fn new(

@@ -237,7 +237,7 @@ proptest! {
                 prop_assert_eq!(live, unmasked);
                 if live {
                     prop_assert!(!vector.pending.load(Ordering::SeqCst));
-                    let line = lent.lines[&entry.gsi.unwrap()];
+                    let line = &lent.lines[&entry.gsi.unwrap()];
                     prop_assert_eq!(line.message, Some(entry.message));
                 }
             }

@@ -5,6 +5,7 @@ mod config;
 pub mod console;
 pub mod device;
 mod queue;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 mod worker;

@@ -318,3 +318,6 @@ impl AsRawFd for VirtQueue {
         self.doorbell.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

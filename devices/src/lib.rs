@@ -6,6 +6,7 @@
 pub mod bus;
 pub mod host;
 pub mod legacy;
+pub mod net;
 pub mod ratelimit;
 pub mod scatter;
 pub mod virtio;

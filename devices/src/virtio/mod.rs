@@ -4,6 +4,7 @@ pub mod block;
 mod config;
 pub mod console;
 pub mod device;
+pub mod net;
 mod queue;
 pub mod rng;
 #[cfg(test)]

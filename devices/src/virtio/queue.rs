@@ -121,13 +121,14 @@ impl VirtQueue {
             doorbell,
         } = active;
         queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
+        let signalled = queue.next_used();
         Self {
             index,
             queue,
             doorbell,
             memory,
             interrupt,
-            unsignalled: false,
+            signalled,
         }
     }
 
@@ -257,7 +258,9 @@ impl VirtQueue {
     /// Shows the driver all used elements written so far.
     pub(crate) fn publish_used(&mut self) -> Result<(), Malformed> {
         let index = self.ring_address(self.queue.used_ring(), 2)?;
-        let stored = self.memory.store(self.queue.next_used().to_le(), index, Ordering::Release);
+        let stored = self
+            .memory
+            .store(self.queue.next_used().to_le(), index, Ordering::Release);
         stored.map_err(|source| self.unreachable(source))
     }
 
@@ -279,8 +282,14 @@ impl VirtQueue {
         let available = self.queue.avail_ring();
         let event_idx = self.queue.event_idx_enabled();
         // used_event follows the ring, whose entries have two bytes.
-        let offset = if event_idx { 4 + 2 * u64::from(self.queue.size()) } else { 0 };
-        let wish = self.memory.load(self.ring_address(available, offset)?, Ordering::Relaxed);
+        let offset = if event_idx {
+            4 + 2 * u64::from(self.queue.size())
+        } else {
+            0
+        };
+        let wish = self
+            .memory
+            .load(self.ring_address(available, offset)?, Ordering::Relaxed);
         let wish = u16::from_le(wish.map_err(|source| self.unreachable(source))?);
         if event_idx {
             let passed = new.wrapping_sub(wish).wrapping_sub(1);
@@ -292,12 +301,18 @@ impl VirtQueue {
     fn ring_address(&self, base: u64, offset: u64) -> Result<GuestAddress, Malformed> {
         let address = base.checked_add(offset).map(GuestAddress);
         let source = virtio_queue::Error::AddressOverflow;
-        address.ok_or(Malformed::Ring { queue: self.index, source })
+        address.ok_or(Malformed::Ring {
+            queue: self.index,
+            source,
+        })
     }
 
     fn unreachable(&self, source: GuestMemoryError) -> Malformed {
         let source = virtio_queue::Error::GuestMemory(source);
-        Malformed::Ring { queue: self.index, source }
+        Malformed::Ring {
+            queue: self.index,
+            source,
+        }
     }
 
     /// Asks the driver not to ring the doorbell.

@@ -1,11 +1,13 @@
 //! virtio 1.x: devices, the PCI transport, and the queues between them.
 
-pub mod block;
 mod config;
-pub mod console;
-pub mod device;
-pub mod pci;
 mod queue;
-#[cfg(test)]
 mod testing;
 mod worker;
+pub mod block;
+pub mod console;
+pub mod device;
+pub mod net;
+pub mod pci;
+pub mod rng;
+#[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use nestling_arch::GuestMemory;
 use virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
 };
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::scatter::{self, ScatterList};
@@ -103,8 +103,8 @@ pub(crate) struct VirtQueue {
     doorbell: EventFd,
     memory: Arc<GuestMemory>,
     interrupt: Arc<dyn Interrupt>,
-    /// Whether chains were returned since the driver was last told.
-    unsignalled: bool,
+    /// The used index of which the driver was last told.
+    signalled: u16,
 }
 
 impl VirtQueue {
@@ -121,13 +121,14 @@ impl VirtQueue {
             doorbell,
         } = active;
         queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
+        let signalled = queue.next_used();
         Self {
             index,
             queue,
             doorbell,
             memory,
             interrupt,
-            unsignalled: false,
+            signalled,
         }
     }
 
@@ -234,35 +235,84 @@ impl VirtQueue {
 
     /// Returns a chain of which the device wrote the first `written` bytes.
     pub(crate) fn push_used(&mut self, head: u16, written: usize) -> Result<(), Malformed> {
+        self.stage_used(head, written)?;
+        self.publish_used()
+    }
+
+    /// Writes a used element which the driver sees with the next
+    /// [`VirtQueue::publish_used`]: chains that belong together appear
+    /// together.
+    pub(crate) fn stage_used(&mut self, head: u16, written: usize) -> Result<(), Malformed> {
+        let next = self.queue.next_used();
         let written = u32::try_from(written).unwrap_or(u32::MAX);
-        self.unsignalled = true;
-        let queue = self.index;
-        self.queue
-            .add_used(&*self.memory, head, written)
-            .map_err(|source| Malformed::Ring { queue, source })
+        let element = u64::from(written) << 32 | u64::from(head);
+        // Flags and index come first, then elements of eight bytes (2.7.8).
+        let offset = 4 + 8 * u64::from(next % self.queue.size());
+        let slot = self.ring_address(self.queue.used_ring(), offset)?;
+        let stored = self.memory.write_obj(element.to_le(), slot);
+        stored.map_err(|source| self.unreachable(source))?;
+        self.queue.set_next_used(next.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Shows the driver all used elements written so far.
+    pub(crate) fn publish_used(&mut self) -> Result<(), Malformed> {
+        let index = self.ring_address(self.queue.used_ring(), 2)?;
+        let stored = self
+            .memory
+            .store(self.queue.next_used().to_le(), index, Ordering::Release);
+        stored.map_err(|source| self.unreachable(source))
     }
 
     /// Interrupts the driver, if chains were returned and it wants to know.
     pub(crate) fn signal_used(&mut self) -> Result<(), Malformed> {
-        if std::mem::take(&mut self.unsignalled) && self.driver_wants_interrupt()? {
+        let new = self.queue.next_used();
+        let old = std::mem::replace(&mut self.signalled, new);
+        if new != old && self.driver_wants_interrupt(old, new)? {
             self.interrupt.queue_used(self.index);
         }
         Ok(())
     }
 
-    fn driver_wants_interrupt(&mut self) -> Result<bool, Malformed> {
-        let queue = self.index;
-        let ring = |source| Malformed::Ring { queue, source };
-        if self.queue.event_idx_enabled() {
-            return self.queue.needs_notification(&*self.memory).map_err(ring);
-        }
-        // The used index must be visible before the flags are read (2.7.7.1).
-        std::sync::atomic::fence(Ordering::SeqCst);
-        let flags: u16 = self
+    /// Whether the driver wants to know that the used index went from `old`
+    /// to `new` (2.7.7 and 2.7.10).
+    fn driver_wants_interrupt(&self, old: u16, new: u16) -> Result<bool, Malformed> {
+        // The used index must be visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let available = self.queue.avail_ring();
+        let event_idx = self.queue.event_idx_enabled();
+        // used_event follows the ring, whose entries have two bytes.
+        let offset = if event_idx {
+            4 + 2 * u64::from(self.queue.size())
+        } else {
+            0
+        };
+        let wish = self
             .memory
-            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .map_err(|source| ring(virtio_queue::Error::GuestMemory(source)))?;
-        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+            .load(self.ring_address(available, offset)?, Ordering::Relaxed);
+        let wish = u16::from_le(wish.map_err(|source| self.unreachable(source))?);
+        if event_idx {
+            let passed = new.wrapping_sub(wish).wrapping_sub(1);
+            return Ok(passed < new.wrapping_sub(old));
+        }
+        Ok(u32::from(wish) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    fn ring_address(&self, base: u64, offset: u64) -> Result<GuestAddress, Malformed> {
+        let address = base.checked_add(offset).map(GuestAddress);
+        let source = virtio_queue::Error::AddressOverflow;
+        address.ok_or(Malformed::Ring {
+            queue: self.index,
+            source,
+        })
+    }
+
+    fn unreachable(&self, source: GuestMemoryError) -> Malformed {
+        let source = virtio_queue::Error::GuestMemory(source);
+        Malformed::Ring {
+            queue: self.index,
+            source,
+        }
     }
 
     /// Asks the driver not to ring the doorbell.
@@ -318,3 +368,6 @@ impl AsRawFd for VirtQueue {
         self.doorbell.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

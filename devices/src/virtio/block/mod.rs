@@ -29,6 +29,8 @@ use crate::virtio::worker::{Handler, Watch, Worker};
 
 /// Entries in each request queue.
 const QUEUE_SIZE: u16 = 256;
+/// Requests answered before the driver is told: few, for each may take long.
+const BUDGET: u16 = 8;
 /// Data buffers in one request: a chain also holds a header and a status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// log2 of the sectors in a physical block of 4096 bytes, what file systems
@@ -241,8 +243,7 @@ impl Handler for Requests {
             write_through: !self.writeback.load(Ordering::Relaxed),
         };
         let status = &mut self.status;
-        let budget = self.queue.size();
-        self.queue.serve(&mut self.chain, budget, |chain| {
+        self.queue.serve(&mut self.chain, BUDGET, |chain| {
             request::execute(&target, &mut chain.readable, &mut chain.writable, status)
         })?;
         Ok(())

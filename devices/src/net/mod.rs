@@ -1,0 +1,7 @@
+//! The virtual network: ports that carry Ethernet frames.
+//!
+//! Nothing here knows virtio: a virtual NIC is one user of a [`port::Port`].
+
+pub mod mac;
+pub mod port;
+pub mod ports;

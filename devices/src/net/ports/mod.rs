@@ -1,0 +1,3 @@
+//! What a port can be.
+
+pub mod tap;

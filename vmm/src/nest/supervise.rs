@@ -17,6 +17,24 @@ const GRACE: Duration = Duration::from_secs(60);
 /// The most bytes taken from one stream after the process has ended.
 const LAST_WORDS: usize = 4 << 20;
 
+/// Who is told what happens to a machine.
+pub trait Observer {
+    /// Takes an event as it happens.
+    fn event(&mut self, event: Event);
+
+    /// Called now and then; answers how soon it wants to be called again, if at
+    /// all.
+    fn tick(&mut self) -> Option<Duration> {
+        None
+    }
+}
+
+impl<F: FnMut(Event)> Observer for F {
+    fn event(&mut self, event: Event) {
+        self(event);
+    }
+}
+
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -81,11 +99,11 @@ struct Supervision<'a> {
     start: Instant,
     last_message: String,
     malformed: u64,
-    sink: &'a mut dyn FnMut(Event),
+    observer: &'a mut dyn Observer,
 }
 
 /// Sees `machine`, the one of `level`, through to its end. What happens is handed
-/// to `sink` as it happens; the last event of the level is [`What::Ended`].
+/// to `observer` as it happens; the last event of the level is [`What::Ended`].
 ///
 /// A signal in `stop` presses the guest's power button, and kills the machine if
 /// that doesn't end it; the signal itself is left pending.
@@ -97,7 +115,7 @@ pub fn supervise(
     level: u8,
     limits: Limits,
     stop: Option<&Signals>,
-    sink: &mut dyn FnMut(Event),
+    observer: &mut dyn Observer,
 ) -> io::Result<Verdict> {
     let ended = process::exit_descriptor(&machine.child)?;
     let mut streams = Vec::new();
@@ -115,13 +133,19 @@ pub fn supervise(
         start: Instant::now(),
         last_message: String::new(),
         malformed: 0,
-        sink,
+        observer,
     };
     supervision.wait(&mut machine, &mut streams, ended.as_fd(), stop)?;
     // Descendants that hold the streams open are ended before the last words.
     let status = machine.kill()?;
     for mut stream in streams {
-        supervision.read(&mut stream, LAST_WORDS);
+        // A stream may stay open elsewhere; its last line counts all the same.
+        if supervision.read(&mut stream, LAST_WORDS) {
+            let Stream {
+                source, mut lines, ..
+            } = stream;
+            lines.finish(|line| supervision.line(source, line));
+        }
     }
     Ok(supervision.finish(&status.to_string()))
 }
@@ -143,7 +167,9 @@ impl Supervision<'_> {
             }
             let until = kill_at.map_or(self.watch.deadline(), |at| at.min(self.watch.deadline()));
             let stop = stop.filter(|_| kill_at.is_none());
-            let ready = wait_for(streams, ended, stop, until.saturating_sub(now))?;
+            let rest = until.saturating_sub(now);
+            let rest = self.observer.tick().map_or(rest, |tick| tick.min(rest));
+            let ready = wait_for(streams, ended, stop, rest)?;
             streams.retain_mut(|stream| {
                 !ready.contains(&stream.source) || self.read(stream, 256 * 1024)
             });
@@ -196,7 +222,7 @@ impl Supervision<'_> {
             Source::Exit | Source::Stop => None,
         };
         if let Some(event) = event {
-            (self.sink)(event);
+            self.observer.event(event);
         }
     }
 
@@ -206,25 +232,25 @@ impl Supervision<'_> {
             watch,
             last_message,
             malformed,
-            sink,
+            observer,
             ..
         } = self;
         let lost = watch.dropped();
         if lost + malformed > 0 {
             let text = format!("{lost} events came too fast, {malformed} lines were malformed");
-            sink(Event {
+            observer.event(Event {
                 level,
                 what: What::Progress { text },
             });
         }
         let verdict = watch.verdict(status, &last_message);
         if let Some(fault) = &verdict.fault {
-            sink(Event {
+            observer.event(Event {
                 level,
                 what: What::Fault(fault.clone()),
             });
         }
-        sink(Event {
+        observer.event(Event {
             level,
             what: What::Ended { how: verdict.how },
         });
@@ -253,3 +279,6 @@ fn wait_for(
         .filter_map(|(source, ready)| ready.then_some(source))
         .collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,7 +158,8 @@ fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Resu
         return Err(Error::Cpus(cpus, request.cpu_limit));
     }
     // An outer level waits a little longer, so that the inner one names the fault.
-    let total_s = request.timeout_s / 20 * (20 - u32::from(level - request.first));
+    let inner = u32::from(level - request.first);
+    let total_s = request.timeout_s - request.timeout_s / 20 * inner;
     let hosts = matches!(step, Step::Nest(_));
     let looks = matches!(
         step,
@@ -175,7 +176,7 @@ fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Resu
             disks: Vec::new(),
         },
         limits: Limits {
-            boot_s: total_s,
+            boot_s: total_s.div_ceil(2),
             silence_s: request.silence_s,
             total_s,
         },

@@ -151,6 +151,7 @@ fn boot(
         nest.order.level,
         nest.limits,
         Some(stop),
+        None,
         &mut |event| {
             reporter.forward(event);
         },

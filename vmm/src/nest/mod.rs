@@ -7,6 +7,7 @@
 pub mod machine;
 pub mod plan;
 pub mod process;
+pub mod relay;
 pub mod report;
 pub mod screen;
 pub mod supervise;
@@ -21,12 +22,15 @@ use crate::guest::facts;
 use crate::order::{Nest, Step};
 use machine::Machine;
 use process::Signals;
+use relay::Relay;
 use report::Report;
 use screen::Screen;
 use supervise::Observer;
 
 /// Sees a nest through whose lowest `machine` has just been started with the
-/// order of `nest`, and reports on every level. A signal in `stop` ends it.
+/// order of `nest`, and reports on every level. A signal in `stop` ends it. Where
+/// the nest has a raw console and the machine hands it over, it is relayed to the
+/// standard streams, which must be in raw mode.
 ///
 /// # Errors
 /// What the system says when the machine can't be waited for; it has been killed.
@@ -42,11 +46,15 @@ pub fn run<W: Write>(
     if first > 0 {
         report.add_host(facts::booted(Duration::ZERO));
     }
+    let relay = match &machine.console {
+        Some(_) if nest.raw_console => Some(Relay::standard()?),
+        _ => None,
+    };
     let mut observer = Console {
         report: &mut report,
         screen,
     };
-    supervise::supervise(machine, first, nest.limits, stop, &mut observer)?;
+    supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer)?;
     screen.clear();
     report.conclude();
     Ok(report)

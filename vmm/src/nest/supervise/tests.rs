@@ -47,7 +47,7 @@ fn machine(script: &str) -> Machine {
 fn watch_over(script: &str, limits: Limits) -> (Verdict, Vec<Event>) {
     let mut seen = Vec::new();
     let mut observer = |event: Event| seen.push(event);
-    let verdict = supervise(machine(script), 1, limits, None, &mut observer).unwrap();
+    let verdict = supervise(machine(script), 1, limits, None, None, &mut observer).unwrap();
     (verdict, seen)
 }
 
@@ -184,8 +184,35 @@ fn a_stop_presses_the_power_button() {
         }
         seen.push(event);
     };
-    let verdict = supervise(machine(script), 1, LIMITS, Some(&stop), &mut observer).unwrap();
+    let verdict = supervise(machine(script), 1, LIMITS, Some(&stop), None, &mut observer).unwrap();
     assert_eq!(verdict.how, How::PowerOff);
     assert_eq!(verdict.fault.unwrap().kind, FaultKind::Stopped);
     assert_eq!(stop.take(), Some(libc::SIGUSR1.cast_unsigned()));
+}
+
+#[test]
+fn a_person_at_the_console_talks_to_the_guest_and_can_leave() {
+    let (person, input) = UnixStream::pair().unwrap();
+    let (mut shown, output) = io::pipe().unwrap();
+    io::Write::write_all(&mut &person, b"hello\n\x01x").unwrap();
+    let relay = Relay::new(input.into(), output.into());
+    let (console, console_end) = UnixStream::pair().unwrap();
+    let mut machine = machine(r#"echo "prompt" >&$channel; sleep 1000"#);
+    machine.console = Some(console.into());
+    let mut seen = Vec::new();
+    io::Write::write_all(&mut &console_end, b"prompt\n").unwrap();
+    let mut observer = |event: Event| seen.push(event);
+    let verdict = supervise(machine, 1, LIMITS, None, Some(relay), &mut observer).unwrap();
+    assert_eq!(verdict.fault.unwrap().kind, FaultKind::Stopped);
+    let mut text = String::new();
+    shown.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "prompt\n");
+    let mut typed = String::new();
+    (&console_end).read_to_string(&mut typed).unwrap();
+    assert_eq!(typed, "hello\n");
+    assert!(
+        !seen
+            .iter()
+            .any(|event| matches!(event.what, What::Console { .. }))
+    );
 }

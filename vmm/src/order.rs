@@ -50,6 +50,9 @@ pub enum Error {
     /// The archive segment couldn't be written.
     #[error("cannot write the order's archive segment: {0}")]
     Segment(#[from] archive::Error),
+    /// An initramfs couldn't be read or written.
+    #[error("cannot put the order behind the image: {0}")]
+    Append(#[from] std::io::Error),
 }
 
 /// One level's order.

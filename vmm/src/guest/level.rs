@@ -151,6 +151,7 @@ fn boot(
         nest.order.level,
         nest.limits,
         Some(stop),
+        None,
         &mut |event| {
             reporter.forward(event);
         },
@@ -178,7 +179,8 @@ impl Initrd {
     }
 }
 
-/// Packs this level's root as it was when the image was unpacked.
+/// Packs this level's root without what the running system has put there: the
+/// image, and what earlier steps added to it.
 fn pack() -> Result<(File, u64), Error> {
     let mut tree = Tree::new();
     tree.add(Path::new("/"), "/", &EXCLUDED.map(Path::new))?;

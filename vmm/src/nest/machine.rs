@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::process;
-use crate::order;
+use crate::order::{self, Order};
 
 /// A monitor or emulator that runs one machine.
 ///
@@ -71,6 +71,22 @@ impl Drop for Machine {
         // Nothing is left to tell it to, and nothing must be left running.
         let _ = self.kill();
     }
+}
+
+/// Writes to `out` the initramfs that boots a level: `image`, then its order.
+///
+/// # Errors
+/// [`order::Error`] if the order can't be encoded or a file can't be read or
+/// written.
+pub fn write_initrd(image: &Path, order: &Order, out: &Path) -> Result<(), order::Error> {
+    let segment = order.segment()?;
+    let mut file = File::create(out)?;
+    let length = io::copy(&mut File::open(image)?, &mut file)?;
+    // The kernel looks for the next archive at multiples of four bytes.
+    file.set_len(length.next_multiple_of(4))?;
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(&segment)?;
+    Ok(())
 }
 
 /// What `nestling run` is given to boot a level.
@@ -154,4 +170,43 @@ pub fn create_disks(disks: &[order::Disk]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_follows_its_image_at_the_kernels_alignment() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, out) = (dir.path().join("image"), dir.path().join("out"));
+        std::fs::write(&image, b"12345").unwrap();
+        let order = Order {
+            version: order::VERSION,
+            level: 1,
+            modules: vec![],
+            kvm: None,
+            steps: vec![],
+        };
+        write_initrd(&image, &order, &out).unwrap();
+        let bytes = std::fs::read(&out).unwrap();
+        assert_eq!(bytes[..8], *b"12345\0\0\0");
+        assert_eq!(bytes[8..], order.segment().unwrap());
+    }
+
+    #[test]
+    fn disks_are_created_at_their_size_and_kept_if_they_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::write(&path, b"kept").unwrap();
+        let path_text = path.to_str().unwrap().to_owned();
+        let disk = order::Disk {
+            path: path_text,
+            readonly: false,
+            create_mib: Some(1),
+        };
+        create_disks(&[disk]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!((bytes.len(), &bytes[..4]), (1 << 20, &b"kept"[..]));
+    }
 }

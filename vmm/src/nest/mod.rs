@@ -1,6 +1,87 @@
-//! The nest as seen from the level below: machines under supervision.
+//! The nest: a chain of levels, planned, booted, watched and reported.
+//!
+//! The lowest level booted is a machine under [`supervise`], whoever runs it: this
+//! host's KVM through `nestling run`, or an emulator. Each level does the same for
+//! the next, so a nest's result climbs through the levels to here.
 
 pub mod machine;
+pub mod plan;
 pub mod process;
+pub mod relay;
+pub mod report;
+pub mod screen;
 pub mod supervise;
+pub mod table;
 pub mod watch;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::channel::Event;
+use crate::guest::facts;
+use crate::order::{Nest, Step};
+use machine::Machine;
+use process::Signals;
+use relay::Relay;
+use report::Report;
+use screen::Screen;
+use supervise::Observer;
+
+/// Sees a nest through whose lowest `machine` has just been started with the
+/// order of `nest`, and reports on every level. A signal in `stop` ends it. Where
+/// the nest has a raw console and the machine hands it over, it is relayed to the
+/// standard streams, which must be in raw mode.
+///
+/// # Errors
+/// What the system says when the machine can't be waited for; it has been killed.
+pub fn run<W: Write>(
+    metal: &str,
+    nest: &Nest,
+    machine: Machine,
+    stop: Option<&Signals>,
+    screen: &mut Screen<W>,
+) -> io::Result<Report> {
+    let first = nest.order.level;
+    let mut report = Report::new(metal, first == 0, first, depth(nest));
+    if first > 0 {
+        report.add_host(facts::booted(Duration::ZERO));
+    }
+    let relay = match &machine.console {
+        Some(_) if nest.raw_console => Some(Relay::standard()?),
+        _ => None,
+    };
+    let mut observer = Console {
+        report: &mut report,
+        screen,
+    };
+    supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer)?;
+    screen.clear();
+    report.conclude();
+    Ok(report)
+}
+
+/// The deepest level that `nest` boots.
+fn depth(nest: &Nest) -> u8 {
+    let deeper = nest.order.steps.iter().filter_map(|step| match step {
+        Step::Nest(next) => Some(depth(next)),
+        Step::Workload(_) => None,
+    });
+    deeper.max().unwrap_or(nest.order.level)
+}
+
+/// Hands each event to the report and to the screen.
+struct Console<'a, W> {
+    report: &'a mut Report,
+    screen: &'a mut Screen<W>,
+}
+
+impl<W: Write> Observer for Console<'_, W> {
+    fn event(&mut self, event: Event) {
+        self.report.observe(&event);
+        self.screen.show(&event);
+    }
+
+    fn tick(&mut self) -> Option<Duration> {
+        self.screen.progress()
+    }
+}

@@ -66,6 +66,13 @@ pub fn signal(child: &Child, signal: libc::c_int, group: bool) {
     unsafe { libc::kill(if group { -pid } else { pid }, signal) };
 }
 
+/// Sends `signal` to the calling thread.
+#[cfg(test)]
+pub(crate) fn raise(signal: libc::c_int) {
+    // SAFETY: takes no pointers.
+    unsafe { libc::raise(signal) };
+}
+
 fn pid_of(child: &Child) -> libc::pid_t {
     libc::pid_t::try_from(child.id()).expect("the kernel's process numbers fit pid_t")
 }

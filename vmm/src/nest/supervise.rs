@@ -8,14 +8,34 @@ use std::time::{Duration, Instant};
 
 use super::machine::Machine;
 use super::process::{self, Signals};
+use super::relay::Relay;
 use super::watch::{Verdict, Watch};
 use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
+use crate::keyboard::Request;
 use crate::order::Limits;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);
 /// The most bytes taken from one stream after the process has ended.
 const LAST_WORDS: usize = 4 << 20;
+
+/// Who is told what happens to a machine.
+pub trait Observer {
+    /// Takes an event as it happens.
+    fn event(&mut self, event: Event);
+
+    /// Called now and then; answers how soon it wants to be called again, if at
+    /// all.
+    fn tick(&mut self) -> Option<Duration> {
+        None
+    }
+}
+
+impl<F: FnMut(Event)> Observer for F {
+    fn event(&mut self, event: Event) {
+        self(event);
+    }
+}
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +46,7 @@ enum Source {
     Messages,
     Exit,
     Stop,
+    Typed,
 }
 
 /// A stream from the machine, cut into lines.
@@ -50,14 +71,22 @@ impl Stream {
         }))
     }
 
-    /// Reads what is there, at most `limit` bytes, and hands its lines on.
-    /// Answers whether more may come.
-    fn read(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> bool {
+    /// Reads what is there, at most `limit` bytes, shows it to `relay` and hands
+    /// its lines on. Answers whether more may come.
+    fn read(
+        &mut self,
+        limit: usize,
+        mut relay: Option<&mut Relay>,
+        mut each: impl FnMut(&[u8]),
+    ) -> bool {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
         while taken < limit {
             match self.file.read(&mut buffer) {
                 Ok(count) if count > 0 => {
+                    if let Some(relay) = &mut relay {
+                        relay.show(&buffer[..count]);
+                    }
                     self.lines.push(&buffer[..count], &mut each);
                     taken += count;
                 }
@@ -81,14 +110,19 @@ struct Supervision<'a> {
     start: Instant,
     last_message: String,
     malformed: u64,
-    sink: &'a mut dyn FnMut(Event),
+    relay: Option<Relay>,
+    relayed: bool,
+    observer: &'a mut dyn Observer,
 }
 
 /// Sees `machine`, the one of `level`, through to its end. What happens is handed
-/// to `sink` as it happens; the last event of the level is [`What::Ended`].
+/// to `observer` as it happens; the last event of the level is [`What::Ended`].
 ///
 /// A signal in `stop` presses the guest's power button, and kills the machine if
 /// that doesn't end it; the signal itself is left pending.
+///
+/// With a `relay` the console belongs to a person: its bytes go there, its lines
+/// are evidence but no events, and Ctrl-A X ends the machine.
 ///
 /// # Errors
 /// What the system says when it can't be waited. The machine has been killed.
@@ -97,7 +131,8 @@ pub fn supervise(
     level: u8,
     limits: Limits,
     stop: Option<&Signals>,
-    sink: &mut dyn FnMut(Event),
+    relay: Option<Relay>,
+    observer: &mut dyn Observer,
 ) -> io::Result<Verdict> {
     let ended = process::exit_descriptor(&machine.child)?;
     let mut streams = Vec::new();
@@ -115,13 +150,21 @@ pub fn supervise(
         start: Instant::now(),
         last_message: String::new(),
         malformed: 0,
-        sink,
+        relayed: relay.is_some(),
+        relay,
+        observer,
     };
     supervision.wait(&mut machine, &mut streams, ended.as_fd(), stop)?;
     // Descendants that hold the streams open are ended before the last words.
     let status = machine.kill()?;
     for mut stream in streams {
-        supervision.read(&mut stream, LAST_WORDS);
+        // A stream may stay open elsewhere; its last line counts all the same.
+        if supervision.read(&mut stream, LAST_WORDS) {
+            let Stream {
+                source, mut lines, ..
+            } = stream;
+            lines.finish(|line| supervision.line(source, line));
+        }
     }
     Ok(supervision.finish(&status.to_string()))
 }
@@ -143,17 +186,22 @@ impl Supervision<'_> {
             }
             let until = kill_at.map_or(self.watch.deadline(), |at| at.min(self.watch.deadline()));
             let stop = stop.filter(|_| kill_at.is_none());
-            let ready = wait_for(streams, ended, stop, until.saturating_sub(now))?;
+            let rest = until.saturating_sub(now);
+            let rest = self.observer.tick().map_or(rest, |tick| tick.min(rest));
+            let typed = self.relay.as_ref().and_then(Relay::input);
+            let ready = wait_for(streams, ended, stop, typed, rest)?;
             streams.retain_mut(|stream| {
                 !ready.contains(&stream.source) || self.read(stream, 256 * 1024)
             });
-            if ready.contains(&Source::Stop) {
+            let asked = self.typed(&ready, streams);
+            if asked == Some(Request::Quit) {
                 self.watch.stop();
-                let grace = if machine.press_power_button() {
-                    GRACE
-                } else {
-                    Duration::ZERO
-                };
+                return Ok(());
+            }
+            if ready.contains(&Source::Stop) || asked == Some(Request::PowerButton) {
+                self.watch.stop();
+                let pressed = machine.press_power_button();
+                let grace = if pressed { GRACE } else { Duration::ZERO };
                 kill_at = Some(self.start.elapsed() + grace);
             }
             if ready.contains(&Source::Exit) {
@@ -162,15 +210,35 @@ impl Supervision<'_> {
         }
     }
 
+    /// Passes on what a person typed; answers what it asks of nestling.
+    fn typed(&mut self, ready: &[Source], streams: &mut [Stream]) -> Option<Request> {
+        let relay = self
+            .relay
+            .as_mut()
+            .filter(|_| ready.contains(&Source::Typed))?;
+        let console = streams
+            .iter_mut()
+            .find(|stream| stream.source == Source::Console);
+        match console {
+            Some(console) => relay.pass(&mut console.file),
+            None => relay.pass(&mut io::sink()),
+        }
+    }
+
     fn read(&mut self, stream: &mut Stream, limit: usize) -> bool {
         let source = stream.source;
-        stream.read(limit, |line| self.line(source, line))
+        let mut relay = self.relay.take_if(|_| source == Source::Console);
+        let more = stream.read(limit, relay.as_mut(), |line| self.line(source, line));
+        if relay.is_some() {
+            self.relay = relay;
+        }
+        more
     }
 
     fn line(&mut self, source: Source, line: &[u8]) {
         let now = self.start.elapsed();
         let event = match source {
-            Source::Console => self.watch.console(line, now),
+            Source::Console => self.watch.console(line, now).filter(|_| !self.relayed),
             Source::Channel => match Event::parse(line, self.level) {
                 Ok(event) => self.watch.event(event, now),
                 Err(_) => {
@@ -193,10 +261,10 @@ impl Supervision<'_> {
                     what: What::Progress { text },
                 })
             }
-            Source::Exit | Source::Stop => None,
+            Source::Exit | Source::Stop | Source::Typed => None,
         };
         if let Some(event) = event {
-            (self.sink)(event);
+            self.observer.event(event);
         }
     }
 
@@ -206,25 +274,25 @@ impl Supervision<'_> {
             watch,
             last_message,
             malformed,
-            sink,
+            observer,
             ..
         } = self;
         let lost = watch.dropped();
         if lost + malformed > 0 {
             let text = format!("{lost} events came too fast, {malformed} lines were malformed");
-            sink(Event {
+            observer.event(Event {
                 level,
                 what: What::Progress { text },
             });
         }
         let verdict = watch.verdict(status, &last_message);
         if let Some(fault) = &verdict.fault {
-            sink(Event {
+            observer.event(Event {
                 level,
                 what: What::Fault(fault.clone()),
             });
         }
-        sink(Event {
+        observer.event(Event {
             level,
             what: What::Ended { how: verdict.how },
         });
@@ -236,6 +304,7 @@ fn wait_for(
     streams: &[Stream],
     ended: BorrowedFd<'_>,
     stop: Option<&Signals>,
+    typed: Option<BorrowedFd<'_>>,
     timeout: Duration,
 ) -> io::Result<Vec<Source>> {
     let mut sources: Vec<Source> = streams.iter().map(|stream| stream.source).collect();
@@ -246,6 +315,10 @@ fn wait_for(
         sources.push(Source::Stop);
         fds.push(stop.as_fd());
     }
+    if let Some(typed) = typed {
+        sources.push(Source::Typed);
+        fds.push(typed);
+    }
     let ready = process::poll(&fds, timeout)?;
     Ok(sources
         .into_iter()
@@ -253,3 +326,6 @@ fn wait_for(
         .filter_map(|(source, ready)| ready.then_some(source))
         .collect())
 }
+
+#[cfg(test)]
+mod tests;

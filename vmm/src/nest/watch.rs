@@ -278,3 +278,6 @@ impl Bucket {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! From what a person asks for to a tree of machines and orders.
+
+use thiserror::Error;
+
+use crate::order::{self, Kvm, Limits, Machine, Nest, Order, Step, VERSION, Workload};
+
+/// Modules that serve a level itself, where the kernel hasn't them built in.
+const MODULES: [&str; 9] = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "button",
+    "evdev",
+    "pvpanic_pci",
+    "rtc_cmos",
+];
+/// What a kernel and its init need besides the image, in MiB.
+const BASE_MIB: u32 = 128;
+/// Memory sizes are multiples of this many MiB.
+const GRANULE_MIB: u32 = 16;
+/// The arguments every level's kernel gets.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+
+/// Why a nest can't be planned.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Error {
+    /// No level above the first, or more than an order may name.
+    #[error("depth {0} is out of range: choose 1 to {max}", max = order::MAX_LEVEL)]
+    Depth(u8),
+    /// More or fewer vCPUs than a machine may have.
+    #[error("{0} vCPUs are out of range: choose 1 to {1}")]
+    Cpus(u32, u32),
+    /// More vCPU counts than levels.
+    #[error("--cpus names {named} levels, the nest has {depth}: give one count a level, or one")]
+    CpuList {
+        /// Counts given.
+        named: usize,
+        /// Levels there are.
+        depth: u8,
+    },
+    /// Not enough for the deepest level to boot its image.
+    #[error("{given} MiB of memory are too little for this image: give at least {needed} MiB")]
+    MemoryTooSmall {
+        /// What was asked for.
+        given: u32,
+        /// What the image needs.
+        needed: u32,
+    },
+    /// The levels together need more than the metal has.
+    #[error(
+        "{depth} levels need {needed} MiB at L{first}, this metal has {limit} MiB: \
+         lower --memory or --depth"
+    )]
+    MemoryTooLarge {
+        /// The nest's depth.
+        depth: u8,
+        /// The lowest level booted.
+        first: u8,
+        /// What it would need.
+        needed: u64,
+        /// What there is.
+        limit: u32,
+    },
+}
+
+/// What a person asks for, and what the metal and the image say to it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The level that the metal boots: 0 on an emulated one, 1 on this host's KVM.
+    pub first: u8,
+    /// The deepest level.
+    pub depth: u8,
+    /// What the deepest level runs.
+    pub workload: Workload,
+    /// vCPUs of L1, L2 and so on; the last counts for the rest, L0 gets L1's.
+    pub cpus: Vec<u32>,
+    /// The most vCPUs a machine of this metal may have.
+    pub cpu_limit: u32,
+    /// The deepest level's memory in MiB.
+    pub memory_mib: u32,
+    /// The most memory that the first level may have, in MiB.
+    pub memory_limit_mib: u32,
+    /// The image's size in MiB, rounded up.
+    pub image_mib: u32,
+    /// `--nested`, for every level.
+    pub nested: String,
+    /// Kernel arguments for every level besides nestling's own.
+    pub cmdline: String,
+    /// How KVM is loaded.
+    pub kvm: Kvm,
+    /// The whole nest's time limit in seconds.
+    pub timeout_s: u32,
+    /// How long a level may be silent, in seconds; init speaks every five.
+    pub silence_s: u32,
+}
+
+/// Plans the nest: the first level's machine and its order, down to the deepest.
+///
+/// # Errors
+/// [`Error`] names the value that doesn't fit.
+pub fn plan(request: &Request) -> Result<Nest, Error> {
+    let Request { first, depth, .. } = *request;
+    if depth < first.max(1) || depth > order::MAX_LEVEL {
+        return Err(Error::Depth(depth));
+    }
+    if request.cpus.len() > usize::from(depth) {
+        return Err(Error::CpuList {
+            named: request.cpus.len(),
+            depth,
+        });
+    }
+    let needed = (BASE_MIB + 2 * request.image_mib).next_multiple_of(GRANULE_MIB);
+    if request.memory_mib < needed {
+        return Err(Error::MemoryTooSmall {
+            given: request.memory_mib,
+            needed,
+        });
+    }
+    let mut memory_mib = u64::from(request.memory_mib);
+    let mut step = Step::Workload(request.workload.clone());
+    for level in (first..=depth).rev() {
+        let limit = request.memory_limit_mib;
+        let fits = u32::try_from(memory_mib).ok().filter(|&mib| mib <= limit);
+        let too_large = Error::MemoryTooLarge {
+            depth,
+            first,
+            needed: memory_mib,
+            limit,
+        };
+        let nest = level_nest(request, level, fits.ok_or(too_large)?, step)?;
+        if level == first {
+            return Ok(nest);
+        }
+        memory_mib += overhead_mib(request.image_mib, nest.machine.memory_mib);
+        step = Step::Nest(nest);
+    }
+    Err(Error::Depth(depth))
+}
+
+/// What a level needs besides its guest's memory: its own system, the image
+/// unpacked and packed again, and the bookkeeping of the guest's pages.
+fn overhead_mib(image_mib: u32, guest_mib: u32) -> u64 {
+    let own = u64::from(BASE_MIB) + 2 * u64::from(image_mib) + u64::from(guest_mib / 32);
+    own.next_multiple_of(u64::from(GRANULE_MIB))
+}
+
+fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Result<Nest, Error> {
+    let place = usize::from(level.max(1)) - 1;
+    let cpus = request
+        .cpus
+        .get(place)
+        .or(request.cpus.last())
+        .copied()
+        .unwrap_or(1);
+    if !(1..=request.cpu_limit).contains(&cpus) {
+        return Err(Error::Cpus(cpus, request.cpu_limit));
+    }
+    // An outer level waits a little longer, so that the inner one names the fault.
+    let inner = u32::from(level - request.first);
+    let total_s = request.timeout_s - request.timeout_s / 20 * inner;
+    let hosts = matches!(step, Step::Nest(_));
+    let looks = matches!(
+        step,
+        Step::Workload(Workload::Probe | Workload::Shell | Workload::Program { .. })
+    );
+    Ok(Nest {
+        machine: Machine {
+            cpus,
+            memory_mib,
+            nested: request.nested.clone(),
+            cmdline: format!("{CMDLINE} {}", request.cmdline)
+                .trim_end()
+                .to_owned(),
+            disks: Vec::new(),
+        },
+        limits: Limits {
+            boot_s: total_s.div_ceil(2),
+            silence_s: request.silence_s,
+            total_s,
+        },
+        raw_console: request.workload == Workload::Shell,
+        order: Box::new(Order {
+            version: VERSION,
+            level,
+            modules: MODULES.map(str::to_owned).into(),
+            kvm: (hosts || looks).then(|| request.kvm.clone()),
+            steps: vec![step],
+        }),
+    })
+}
+
+/// What `--workload` names: a kind of its own, or a program of the image.
+#[must_use]
+pub fn workload(words: &[String]) -> Option<Workload> {
+    Some(match words {
+        [] => return None,
+        [word] => match word.as_str() {
+            "hello" => Workload::Hello,
+            "shell" => Workload::Shell,
+            "probe" => Workload::Probe,
+            "power-off" => Workload::PowerOff,
+            "reset" => Workload::Reset,
+            "triple-fault" => Workload::TripleFault,
+            "panic" => Workload::Panic,
+            "hang" => Workload::Hang,
+            "out-of-memory" => Workload::OutOfMemory,
+            _ => Workload::Program {
+                argv: words.to_vec(),
+                env: Default::default(),
+            },
+        },
+        _ => Workload::Program {
+            argv: words.to_vec(),
+            env: Default::default(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request() -> Request {
+        Request {
+            first: 0,
+            depth: 2,
+            workload: Workload::Hello,
+            cpus: vec![2, 1],
+            cpu_limit: 64,
+            memory_mib: 256,
+            memory_limit_mib: 2048,
+            image_mib: 30,
+            nested: "auto".into(),
+            cmdline: String::new(),
+            kvm: Kvm::default(),
+            timeout_s: 600,
+            silence_s: 60,
+        }
+    }
+
+    /// The nests from the first level down.
+    fn chain(nest: &Nest) -> Vec<&Nest> {
+        let mut all = vec![nest];
+        while let [Step::Nest(next)] = &all[all.len() - 1].order.steps[..] {
+            all.push(next);
+        }
+        all
+    }
+
+    #[test]
+    fn each_level_has_room_for_the_next() {
+        let nest = plan(&request()).unwrap();
+        let levels = chain(&nest);
+        let sizes: Vec<_> = levels.iter().map(|nest| nest.machine.memory_mib).collect();
+        assert_eq!(sizes, [672, 464, 256]);
+        let cpus: Vec<_> = levels.iter().map(|nest| nest.machine.cpus).collect();
+        assert_eq!(cpus, [2, 2, 1]);
+        let times: Vec<_> = levels.iter().map(|nest| nest.limits.total_s).collect();
+        assert_eq!(times, [600, 570, 540]);
+        assert_eq!(levels[2].order.steps, [Step::Workload(Workload::Hello)]);
+        assert_eq!(levels[2].order.kvm, None);
+        assert!(levels[1].order.kvm.is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_value_that_would() {
+        let refused = |change: &dyn Fn(&mut Request)| {
+            let mut request = request();
+            change(&mut request);
+            plan(&request).unwrap_err()
+        };
+        assert_eq!(refused(&|r| r.depth = 0), Error::Depth(0));
+        assert_eq!(refused(&|r| r.depth = 8), Error::Depth(8));
+        assert_eq!(refused(&|r| r.cpus = vec![0]), Error::Cpus(0, 64));
+        assert_eq!(
+            refused(&|r| r.cpus = vec![1; 3]),
+            Error::CpuList { named: 3, depth: 2 }
+        );
+        assert_eq!(
+            refused(&|r| r.memory_mib = 100),
+            Error::MemoryTooSmall {
+                given: 100,
+                needed: 192
+            }
+        );
+        assert_eq!(
+            refused(&|r| r.memory_limit_mib = 512),
+            Error::MemoryTooLarge {
+                depth: 2,
+                first: 0,
+                needed: 672,
+                limit: 512
+            }
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_no_kind_is_a_program() {
+        assert_eq!(workload(&["hello".into()]), Some(Workload::Hello));
+        let argv = vec!["/bin/true".to_owned()];
+        let program = Workload::Program {
+            argv: argv.clone(),
+            env: Default::default(),
+        };
+        assert_eq!(workload(&argv), Some(program));
+        assert_eq!(workload(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_is_a_valid_order_within_the_limit(
+            depth in 1u8..=7,
+            first in 0u8..=1,
+            memory_mib in 0u32..4096,
+            image_mib in 0u32..512,
+        ) {
+            let request = Request { depth, first, memory_mib, image_mib, cpus: vec![1], ..request() };
+            if let Ok(nest) = plan(&request) {
+                prop_assert!(nest.machine.memory_mib <= 2048);
+                prop_assert_eq!(chain(&nest).len(), usize::from(depth - first) + 1);
+                let bytes = serde_json::to_vec(&nest.order).unwrap();
+                prop_assert_eq!(&Order::parse(&bytes).unwrap(), &*nest.order);
+            }
+        }
+    }
+}

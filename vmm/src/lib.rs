@@ -14,6 +14,7 @@ pub mod kvm;
 pub mod machine;
 pub mod mapping;
 pub mod memory;
+pub mod metal;
 pub mod nest;
 pub mod order;
 pub mod platform;

@@ -1,0 +1,123 @@
+//! L0 on QEMU's TCG, which emulates AMD-V with nested paging.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use super::{Error, Metal, Spec};
+use crate::nest::machine::Machine;
+use crate::nest::process;
+
+/// QEMU for x86-64 machines.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+/// With `cx16` this TCG's cmpxchg16b now and then corrupts the flags, and L0 dies
+/// of a double fault in its slab allocator.
+const PROCESSOR: &str = "max,+svm,+npt,-cx16";
+
+/// Starts L0. The console is COM1, the channel COM2; both are sockets, so that
+/// nothing is lost when their reader is late.
+///
+/// # Errors
+/// A limit of the metal's, or what the system said.
+pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
+    Metal::Svm.check(spec.processors, spec.memory_mib)?;
+    let failed = |what| {
+        move |source| Error::Start {
+            metal: Metal::Svm,
+            what,
+            source,
+        }
+    };
+    let (console, console_end) = UnixStream::pair().map_err(failed("make a console"))?;
+    let (channel, channel_end) = UnixStream::pair().map_err(failed("make a channel"))?;
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments(
+        spec,
+        console_end.as_raw_fd(),
+        channel_end.as_raw_fd(),
+    ));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    process::prepare(
+        &mut command,
+        &[console_end.as_fd(), channel_end.as_fd()],
+        true,
+    );
+    let mut child = command
+        .spawn()
+        .map_err(|source| not_started(source, failed("start QEMU")))?;
+    let messages = child.stderr.take().map(OwnedFd::from);
+    Ok(Machine {
+        child,
+        group: true,
+        console: Some(console.into()),
+        channel: Some(channel.into()),
+        events: None,
+        messages,
+        power_button: false,
+        keep: Vec::new(),
+    })
+}
+
+fn not_started(source: io::Error, otherwise: impl FnOnce(io::Error) -> Error) -> Error {
+    if source.kind() == io::ErrorKind::NotFound {
+        Error::Missing {
+            metal: Metal::Svm,
+            what: PROGRAM,
+            package: "qemu-system-x86",
+        }
+    } else {
+        otherwise(source)
+    }
+}
+
+fn arguments(spec: &Spec<'_>, console: i32, channel: i32) -> Vec<OsString> {
+    let mut all: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
+    // Only what is named here: the same machine whatever the host's defaults.
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&["-machine", "q35", "-accel", "tcg", "-cpu", PROCESSOR]);
+    add(&[
+        "-smp",
+        &spec.processors.to_string(),
+        "-m",
+        &format!("{}M", spec.memory_mib),
+    ]);
+    for (name, fd) in [("console", console), ("channel", channel)] {
+        add(&["-chardev", &format!("socket,id={name},fd={fd}")]);
+        add(&["-serial", &format!("chardev:{name}")]);
+    }
+    if spec.count_instructions {
+        add(&["-icount", "shift=0,sleep=off"]);
+    }
+    for (index, disk) in spec.disks.iter().enumerate() {
+        // QEMU takes a doubled comma for one that belongs to the value.
+        let path = disk.path.to_string_lossy().replace(',', ",,");
+        let readonly = if disk.readonly { ",readonly=on" } else { "" };
+        let drive = format!("if=none,id=disk{index},format=raw,file={path}{readonly}");
+        add(&[
+            "-drive",
+            &drive,
+            "-device",
+            &format!("virtio-blk-pci,drive=disk{index}"),
+        ]);
+    }
+    all.push("-kernel".into());
+    all.push(spec.kernel.into());
+    all.push("-initrd".into());
+    all.push(spec.initramfs.into());
+    all.push("-append".into());
+    all.push(spec.command_line.into());
+    all.extend(spec.extra.iter().map(OsString::from));
+    all
+}

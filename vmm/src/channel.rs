@@ -79,6 +79,11 @@ pub enum What {
         /// In a few words.
         text: String,
     },
+    /// A workload starts.
+    Runs {
+        /// Its name, as in its result.
+        workload: String,
+    },
     /// A line of the level's console, reported by the level below it.
     Console {
         /// The line without its end.
@@ -287,7 +292,9 @@ impl What {
                     .map(|(name, value)| (printable(&name, 64), printable(&value, 64)))
                     .collect();
             }
-            Self::Progress { text } => *text = printable(text, 256),
+            Self::Progress { text } | Self::Runs { workload: text } => {
+                *text = printable(text, 256);
+            }
             Self::Console { line } => *line = printable(line, MAX_TEXT),
             Self::Workload(result) => {
                 result.name = printable(&result.name, 256);

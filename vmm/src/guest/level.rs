@@ -61,9 +61,8 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
             break;
         }
         match step {
-            Step::Workload(Workload::PowerOff) => {
-                let result = workload::passed(&Workload::PowerOff, String::new());
-                reporter.send(What::Workload(result));
+            Step::Workload(work @ Workload::PowerOff) => {
+                run_workload(work, order.level, reporter, &stop);
                 break;
             }
             Step::Workload(work) => run_workload(work, order.level, reporter, &stop),
@@ -81,8 +80,8 @@ fn stopped(stop: &Signals) -> bool {
 
 fn run_workload(work: &Workload, level: u8, reporter: &mut Reporter, stop: &Signals) {
     let name = work.name();
-    reporter.send(What::Progress {
-        text: format!("runs {name}"),
+    reporter.send(What::Runs {
+        workload: name.clone(),
     });
     let killed_before = facts::oom_kills();
     let result = workload::run(work, level, stop).unwrap_or_else(|error| WorkloadResult {

@@ -45,7 +45,7 @@ pub(super) enum Error {
 }
 
 /// The result of a workload that did its work.
-pub(super) fn passed(work: &Workload, output: String) -> WorkloadResult {
+fn passed(work: &Workload, output: String) -> WorkloadResult {
     WorkloadResult {
         name: work.name(),
         ok: true,

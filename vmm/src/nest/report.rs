@@ -65,6 +65,7 @@ pub struct Level {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     reached: bool,
+    runs: usize,
     done: bool,
     fault: Option<Fault>,
     ended: Option<How>,
@@ -106,6 +107,7 @@ impl Report {
         // The host's own boot is no part of the nest.
         host.boot_ns = None;
         host.state = State {
+            runs: 0,
             reached: true,
             done: true,
             fault: None,
@@ -130,11 +132,14 @@ impl Report {
                 level.boot(facts.clone());
                 level.boot_ns = level.boot_ns.filter(|_| !emulated);
             }
-            What::Workload(result) if level.workloads.len() < MAX_WORKLOADS => {
+            What::Runs { workload } if level.state.runs < MAX_WORKLOADS => {
+                level.state.runs += 1;
                 if !level.workload.is_empty() {
                     level.workload.push_str(", ");
                 }
-                level.workload.push_str(&result.name);
+                level.workload.push_str(workload);
+            }
+            What::Workload(result) if level.workloads.len() < MAX_WORKLOADS => {
                 level.workloads.push(result.clone());
             }
             What::Exits { counts } => level.exits = Some(counts.clone()),
@@ -207,6 +212,9 @@ pub(crate) mod tests {
                 exposure: "svm".into(),
                 ..Booted::default()
             }),
+            What::Runs {
+                workload: "hello".into(),
+            },
             What::Workload(WorkloadResult {
                 name: "hello".into(),
                 ok: true,
@@ -246,7 +254,7 @@ pub(crate) mod tests {
         for (index, event) in all.iter().enumerate() {
             let optional = matches!(
                 event.what,
-                What::Hello { .. } | What::Exits { .. } | What::Workload(_)
+                What::Hello { .. } | What::Exits { .. } | What::Runs { .. } | What::Workload(_)
             );
             let mut some = all.clone();
             some.remove(index);
@@ -270,7 +278,7 @@ pub(crate) mod tests {
             (false, vec!["ok".into(), "ok".into(), "panic".into()])
         );
         assert_eq!(
-            results(&events[..6]).1,
+            results(&events[..7]).1,
             ["ok", "not-reached", "not-reached"]
         );
     }

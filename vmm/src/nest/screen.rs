@@ -64,6 +64,7 @@ impl<W: Write> Screen<W> {
         let phase = match &event.what {
             What::Hello { .. } | What::Booted(_) => Some("up".to_owned()),
             What::Progress { text } => Some(text.clone()),
+            What::Runs { workload } => Some(format!("runs {workload}")),
             What::Fault(fault) => Some(fault.kind.name().to_owned()),
             What::Done => Some("done".to_owned()),
             What::Ended { .. } => Some("off".to_owned()),
@@ -73,6 +74,9 @@ impl<W: Write> Screen<W> {
             What::Console { line } => self.line(event.level, line),
             What::Progress { text } if self.style.verbose => {
                 self.line(event.level, &format!("[{text}]"));
+            }
+            What::Runs { workload } if self.style.verbose => {
+                self.line(event.level, &format!("[runs {workload}]"));
             }
             What::Fault(fault) => {
                 self.line(

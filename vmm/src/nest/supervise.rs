@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::machine::Machine;
@@ -166,7 +167,7 @@ pub fn supervise(
             lines.finish(|line| supervision.line(source, line));
         }
     }
-    Ok(supervision.finish(&status.to_string()))
+    Ok(supervision.finish(status))
 }
 
 impl Supervision<'_> {
@@ -268,7 +269,7 @@ impl Supervision<'_> {
         }
     }
 
-    fn finish(self, status: &str) -> Verdict {
+    fn finish(self, status: ExitStatus) -> Verdict {
         let Self {
             level,
             watch,

@@ -4,6 +4,7 @@
 //! Pure: signs and the time go in, events and a verdict come out.
 
 use std::collections::BTreeMap;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::channel::{Event, Fault, FaultKind, How, MonitorEvent, What, printable};
@@ -187,10 +188,10 @@ impl Watch {
         self.bucket.dropped
     }
 
-    /// The process has ended: what became of the machine. `status` describes the
-    /// process's end, `messages` is what it said last.
+    /// The process has ended: what became of the machine. `messages` is what it
+    /// said last.
     #[must_use]
-    pub fn verdict(self, status: &str, messages: &str) -> Verdict {
+    pub fn verdict(self, status: ExitStatus, messages: &str) -> Verdict {
         let (how, detail) = match self.ended {
             Some((how, detail)) => (how, detail),
             // A monitor that runs tells its end, so one that didn't was killed.
@@ -218,7 +219,7 @@ impl Watch {
         } else if self.stopping {
             Some(Fault {
                 kind: FaultKind::Stopped,
-                detail: String::new(),
+                detail: "from below".into(),
             })
         } else if let (How::TripleFault, _) | (How::Reset, None) = (how, self.done) {
             let kind = if how == How::Reset {
@@ -229,6 +230,12 @@ impl Watch {
             Some(Fault { kind, detail })
         } else if self.done.is_some() && !matches!(how, How::Killed | How::Error) {
             None
+        } else if how == How::Exited && self.up && status.success() {
+            // An emulator told to end at a reset ends as if all were well.
+            Some(Fault {
+                kind: FaultKind::Reset,
+                detail: "the emulator ended before the order was done".into(),
+            })
         } else if how == How::PowerOff {
             Some(Fault {
                 kind: FaultKind::PowerOff,
@@ -242,7 +249,7 @@ impl Watch {
             };
             Some(Fault {
                 kind,
-                detail: said(status),
+                detail: said(&status.to_string()),
             })
         };
         Verdict { how, fault }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::channel::{Booted, WorkloadResult};
 use proptest::prelude::*;
+use std::os::unix::process::ExitStatusExt;
 
 const LIMITS: Limits = Limits {
     boot_s: 60,
@@ -10,6 +11,11 @@ const LIMITS: Limits = Limits {
 
 fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+/// The end of a process that exits with code 1.
+fn failure() -> ExitStatus {
+    ExitStatus::from_raw(1 << 8)
 }
 
 fn own(what: What) -> Event {
@@ -52,7 +58,7 @@ impl Signs {
     }
 
     fn verdict(self) -> (How, Option<(FaultKind, String)>) {
-        let Verdict { how, fault } = self.0.verdict("exit status: 1", "error: no room");
+        let Verdict { how, fault } = self.0.verdict(failure(), "error: no room");
         (how, fault.map(|fault| (fault.kind, fault.detail)))
     }
 
@@ -95,6 +101,21 @@ fn every_other_end_is_named() {
     ] {
         assert_eq!(signs.kind(), Some(kind));
     }
+}
+
+#[test]
+fn an_emulator_that_ends_well_too_early_was_reset() {
+    let mut watch = Watch::new(0, LIMITS);
+    let hello = What::Hello { v: 1 };
+    watch.event(
+        Event {
+            level: 0,
+            what: hello,
+        },
+        at(1),
+    );
+    let fault = watch.verdict(ExitStatus::from_raw(0), "").fault;
+    assert_eq!(fault.unwrap().kind, FaultKind::Reset);
 }
 
 #[test]
@@ -156,7 +177,10 @@ fn silence_is_a_hang_and_signs_of_life_put_it_off() {
     assert_eq!(watch.deadline(), at(60));
     assert!(!watch.overdue(at(59)));
     assert!(watch.overdue(at(60)));
-    assert_eq!(watch.verdict("", "").fault.unwrap().kind, FaultKind::Hang);
+    assert_eq!(
+        watch.verdict(failure(), "").fault.unwrap().kind,
+        FaultKind::Hang
+    );
 }
 
 #[test]
@@ -179,7 +203,7 @@ fn each_phase_has_its_limit() {
         assert!(!watch.overdue(at(now - 1)));
         assert_eq!(watch.deadline(), at(now));
         assert!(watch.overdue(at(now)));
-        watch.verdict("", "").fault.unwrap().kind
+        watch.verdict(failure(), "").fault.unwrap().kind
     };
     assert_eq!(kind(Watch::new(2, LIMITS), 60), FaultKind::BootTimeout);
     let mut done = Watch::new(2, LIMITS);
@@ -264,6 +288,6 @@ proptest! {
         if let Some(how) = how {
             watch.monitor(MonitorEvent::Ended { how, detail: text });
         }
-        prop_assert!(watch.verdict("", "").fault.is_some());
+        prop_assert!(watch.verdict(failure(), "").fault.is_some());
     }
 }

@@ -452,3 +452,138 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+    use std::os::unix::fs::symlink;
+
+    /// Name, mode and contents of every entry, as the cpio crate reads them.
+    fn read_back(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+        let mut cursor = Cursor::new(archive);
+        let mut entries = Vec::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(&mut cursor).unwrap();
+            if reader.entry().is_trailer() {
+                return entries;
+            }
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            entries.push((name, mode, bytes));
+            reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_kind_of_entry_is_read_back_by_another_reader() {
+        let mut tree = Tree::new();
+        tree.insert_bytes("/a/file", 0o640, "hello").unwrap();
+        tree.insert(
+            "a/link",
+            Node::Symlink {
+                target: "file".into(),
+            },
+        )
+        .unwrap();
+        tree.insert(
+            "dev/console",
+            Node::Device {
+                mode: 0o600,
+                major: 5,
+                minor: 1,
+            },
+        )
+        .unwrap();
+        let archive = tree.write_to(Vec::new()).unwrap();
+        let expected = [
+            ("a", S_IFDIR | 0o755, ""),
+            ("a/file", S_IFREG | 0o640, "hello"),
+            ("a/link", S_IFLNK | 0o777, "file"),
+            ("dev", S_IFDIR | 0o755, ""),
+            ("dev/console", S_IFCHR | 0o600, ""),
+        ];
+        let expected = expected.map(|(name, mode, text)| (name.to_owned(), mode, text.into()));
+        assert_eq!(read_back(&archive), expected);
+    }
+
+    #[test]
+    fn a_path_must_stay_below_the_root() {
+        for path in ["", "/", "..", "a/../b", "a\0b"] {
+            let error = Tree::new().insert_bytes(path, 0o644, "").unwrap_err();
+            assert!(matches!(error, Error::Path(_)), "{path:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_contents_for_one_path_are_a_conflict_and_the_same_twice_is_not() {
+        let mut tree = Tree::new();
+        tree.insert_bytes("a", 0o644, "1").unwrap();
+        tree.insert_bytes("a", 0o644, "1").unwrap();
+        assert!(
+            matches!(tree.insert_bytes("a", 0o644, "2"), Err(Error::Conflict(path)) if path == "a")
+        );
+        assert!(
+            matches!(tree.insert_bytes("a/b", 0o644, "2"), Err(Error::Conflict(path)) if path == "a")
+        );
+    }
+
+    #[test]
+    fn a_directory_is_taken_without_what_is_excluded() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("keep/below")).unwrap();
+        fs::create_dir_all(at("proc/1")).unwrap();
+        fs::write(at("keep/below/file"), "x").unwrap();
+        fs::write(at("order"), "x").unwrap();
+        symlink("keep", at("link")).unwrap();
+        let mut tree = Tree::new();
+        tree.add(root.path(), "/", &[&at("proc"), &at("order")])
+            .unwrap();
+        let names: Vec<_> = tree.iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            ["keep", "keep/below", "keep/below/file", "link", "proc"]
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let mut tree = Tree::new();
+        let content = Content::File("/nonexistent/file".into());
+        tree.insert(
+            "a",
+            Node::File {
+                mode: 0o644,
+                content,
+            },
+        )
+        .unwrap();
+        let error = tree.write_to(Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/file"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_files_make_the_same_bytes_in_any_order(
+            files in proptest::collection::btree_map("[a-c]{1,3}(-[a-c]{1,2})?", proptest::collection::vec(any::<u8>(), 0..9), 0..9),
+        ) {
+            let mut forward = Tree::new();
+            let mut backward = Tree::new();
+            for (name, bytes) in &files {
+                forward.insert_bytes(name, 0o644, bytes.as_slice()).unwrap();
+            }
+            for (name, bytes) in files.iter().rev() {
+                backward.insert_bytes(name, 0o644, bytes.as_slice()).unwrap();
+            }
+            let archive = forward.write_to(Vec::new()).unwrap();
+            prop_assert_eq!(&archive, &backward.write_to(Vec::new()).unwrap());
+            prop_assert!(archive.len().is_multiple_of(4));
+            let back: BTreeMap<_, _> =
+                read_back(&archive).into_iter().map(|(name, _, bytes)| (name, bytes)).collect();
+            prop_assert_eq!(back, files);
+        }
+    }
+}

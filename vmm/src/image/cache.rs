@@ -202,3 +202,51 @@ fn intact(path: &Path, sum: &Path) -> bool {
         .is_ok()
         && digest_of(path).is_ok_and(|digest| digest == noted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(cache: &Cache, text: &str) -> PathBuf {
+        cache
+            .file("kind", "key", |path| {
+                fs::write(path, text).map_err(failed("write", path))
+            })
+            .unwrap()
+    }
+
+    #[test]
+    fn a_file_is_made_once_and_again_when_it_was_damaged() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        let path = make(&cache, "first");
+        make(&cache, "second");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        fs::write(&path, "damaged").unwrap();
+        make(&cache, "third");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third");
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_and_a_killed_build_is_cleared_away() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        fs::create_dir_all(root.path().join("kind/key.partial/half")).unwrap();
+        let result = cache.directory("kind", "key", |path| {
+            fs::write(path.join("file"), "").map_err(failed("write", path))?;
+            Err(Error::NoHome)
+        });
+        assert!(matches!(result, Err(Error::NoHome)));
+        assert_eq!(fs::read_dir(root.path().join("kind")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_contents() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        fs::write(&path, "abc").unwrap();
+        // FIPS 180-2, appendix B.1.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest_of(&path).unwrap(), expected);
+    }
+}

@@ -299,3 +299,96 @@ pub fn release_of(kernel: &Path) -> Result<String, Error> {
         _ => Err(not("it names no release")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str) -> Vec<u8> {
+        let mut image = vec![0; 0x400];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+        let text = format!("{release} (someone@example) #1 SMP");
+        image[0x300..0x300 + text.len()].copy_from_slice(text.as_bytes());
+        image
+    }
+
+    #[test]
+    fn a_release_is_read_from_the_setup_header() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("vmlinuz");
+        fs::write(&path, kernel("6.12.1-cloud-amd64")).unwrap();
+        assert_eq!(release_of(&path).unwrap(), "6.12.1-cloud-amd64");
+        for image in [
+            Vec::new(),
+            kernel("")[..0x206].to_vec(),
+            kernel("../../etc"),
+            vec![b'x'; 4096],
+        ] {
+            fs::write(&path, image).unwrap();
+            assert!(matches!(release_of(&path), Err(Error::NotAKernel { .. })));
+        }
+    }
+
+    #[test]
+    fn the_highest_version_is_the_newest() {
+        let root = tempfile::tempdir().unwrap();
+        for release in ["6.1.0-56", "6.12.107", "6.9.1"] {
+            fs::write(
+                root.path().join(format!("vmlinuz-{release}")),
+                kernel(release),
+            )
+            .unwrap();
+        }
+        fs::write(root.path().join("vmlinuz-7"), "not a kernel").unwrap();
+        let (_, release) = newest_kernel(root.path()).unwrap().unwrap();
+        assert_eq!(release, "6.12.107");
+    }
+
+    #[test]
+    fn modules_are_found_in_their_directory_or_the_one_above_and_must_match() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("6.1");
+        fs::create_dir(&own).unwrap();
+        assert_eq!(modules_of(root.path(), "6.1").unwrap(), own);
+        assert_eq!(
+            modules_of(&own, "6.1").unwrap(),
+            own.canonicalize().unwrap()
+        );
+        assert!(matches!(
+            modules_of(&own, "6.12"),
+            Err(Error::WrongModules { .. })
+        ));
+    }
+
+    #[test]
+    fn a_word_says_which_source_is_meant() {
+        for (text, source) in [
+            ("host", Source::Host),
+            (
+                "linux-image-amd64",
+                Source::Package("linux-image-amd64".into()),
+            ),
+            ("x.deb", Source::PackageFile("x.deb".into())),
+            (
+                "./k",
+                Source::Files {
+                    kernel: "./k".into(),
+                    modules: None,
+                },
+            ),
+        ] {
+            assert_eq!(text.parse(), Ok(source));
+        }
+    }
+
+    #[test]
+    fn the_list_of_packages_is_readable() {
+        assert!(
+            default_packages()
+                .iter()
+                .all(|name| name.starts_with("linux-image-"))
+        );
+        assert_eq!(default_packages().len(), 2);
+    }
+}

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod modules;
 pub mod package;
 pub mod programs;
+pub mod unpacked;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};

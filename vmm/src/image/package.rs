@@ -46,9 +46,7 @@ pub enum Error {
         member: PathBuf,
     },
     /// Apt doesn't know the name and nothing was fetched earlier.
-    #[error(
-        "no package {name}: apt-cache says {said:?}; run apt-get update, or give a kernel file"
-    )]
+    #[error("apt knows no package {name} ({said}): run apt-get update, or give a kernel file")]
     Unknown {
         /// The name asked for.
         name: String,
@@ -190,10 +188,10 @@ pub fn obtain(name: &str, cache: &Path) -> Result<PathBuf, Error> {
         Err(error) => return earlier().ok_or(error),
     };
     let path = cache.join(&record.file);
-    if !path.is_file() {
-        if let Err(error) = download(&record, cache) {
-            return earlier().ok_or(error);
-        }
+    if !path.is_file()
+        && let Err(error) = download(&record, cache)
+    {
+        return earlier().ok_or(error);
     }
     fs::write(&note, &record.file).map_err(failed("write", &note))?;
     Ok(path)
@@ -209,10 +207,8 @@ fn resolve(name: &str) -> Result<Record, Error> {
             Err(_) => None,
         };
         let Some(record) = record else {
-            return Err(Error::Unknown {
-                name: next,
-                said: said.unwrap_or_else(|said| said),
-            });
+            let said = said.err().unwrap_or_else(|| "it has no record".to_owned());
+            return Err(Error::Unknown { name: next, said });
         };
         match record.leads_to {
             Some(ref package) => next.clone_from(package),
@@ -296,5 +292,116 @@ fn apt(program: &str, arguments: &[&str], directory: Option<&Path>) -> Result<St
     } else {
         let text = String::from_utf8_lossy(&output.stderr);
         Err(text.lines().last().unwrap_or("nothing").trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn tar_of(members: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, text) in members {
+            let mut header = tar::Header::new_gnu();
+            // By hand, for the crate refuses to write a name that climbs upward.
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_size(u64::try_from(text.len()).unwrap());
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_cksum();
+            builder.append(&header, text.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn package_of(data_name: &str, data: &[u8], directory: &Path) -> PathBuf {
+        let path = directory.join("some.deb");
+        let mut builder = ar::Builder::new(File::create(&path).unwrap());
+        for (name, bytes) in [("debian-binary", b"2.0\n".as_slice()), (data_name, data)] {
+            let length = u64::try_from(bytes.len()).unwrap();
+            builder
+                .append(&ar::Header::new(name.into(), length), bytes)
+                .unwrap();
+        }
+        path
+    }
+
+    #[test]
+    fn a_package_is_unpacked_whatever_its_compression() {
+        let members = [
+            ("./boot/vmlinuz-6", "kernel"),
+            ("./usr/lib/modules/6/a.ko", "module"),
+            ("./usr/share/doc/x", "text"),
+        ];
+        let tar = tar_of(&members);
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&tar).unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&tar).unwrap();
+        let zst = zstd::stream::encode_all(tar.as_slice(), 1).unwrap();
+        for (name, data) in [
+            ("data.tar", tar),
+            ("data.tar.xz", xz.finish().unwrap()),
+            ("data.tar.gz", gz.finish().unwrap()),
+            ("data.tar.zst", zst),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let package = package_of(name, &data, root.path());
+            let target = root.path().join("out");
+            unpack(&package, &target).unwrap();
+            assert_eq!(
+                fs::read_to_string(target.join("boot/vmlinuz-6")).unwrap(),
+                "kernel"
+            );
+            assert_eq!(
+                fs::read_to_string(target.join("lib/modules/6/a.ko")).unwrap(),
+                "module"
+            );
+            assert!(!target.join("usr").exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_kernel_package_is_refused_with_the_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let text = root.path().join("text.deb");
+        fs::write(&text, "no archive at all").unwrap();
+        let target = root.path().join("out");
+        assert!(matches!(
+            unpack(&text, &target),
+            Err(Error::NotAPackage { .. })
+        ));
+        let package = package_of(
+            "data.tar",
+            &tar_of(&[("./usr/share/doc/x", "")]),
+            root.path(),
+        );
+        assert!(matches!(unpack(&package, &target), Err(Error::NoKernel(_))));
+        let package = package_of("data.tar.lz", b"", root.path());
+        let error = unpack(&package, &target).unwrap_err().to_string();
+        assert!(error.contains(".lz"), "{error}");
+        let package = package_of(
+            "data.tar",
+            &tar_of(&[("lib/modules/../../x", "")]),
+            root.path(),
+        );
+        assert!(matches!(
+            unpack(&package, &target),
+            Err(Error::Escapes { .. })
+        ));
+    }
+
+    #[test]
+    fn a_meta_package_leads_to_its_kernel() {
+        let text = "Package: linux-image-cloud-amd64\n\
+                    Depends: x (>= 2), linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n\
+                    Filename: pool/main/l/linux-image-cloud-amd64_6.1.192-2_amd64.deb\n";
+        let record = parse_record(text).unwrap();
+        assert_eq!(
+            record.leads_to.as_deref(),
+            Some("linux-image-6.1.0-56-cloud-amd64")
+        );
+        assert_eq!(record.file, "linux-image-cloud-amd64_6.1.192-2_amd64.deb");
+        assert_eq!(parse_record("N: Unable to locate package\n"), None);
     }
 }

@@ -296,3 +296,73 @@ fn missing_library(said: &str) -> Option<String> {
     let (_, rest) = said.split_once("error while loading shared libraries: ")?;
     Some(rest.split(':').next()?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_brings_its_loader_and_its_libraries() {
+        let shell = fs::canonicalize("/bin/sh").unwrap();
+        let mut tree = Tree::new();
+        add(&mut tree, &shell).unwrap();
+        let Kind::Dynamic { loader } = inspect(&shell).unwrap() else {
+            return assert!(tree.get(&shell).is_some());
+        };
+        assert!(tree.get(&loader).is_some());
+        assert!(tree.iter().any(|(path, _)| path.contains("libc.so")));
+    }
+
+    #[test]
+    fn a_script_brings_its_interpreters() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let script = write("script", "#!/usr/bin/env sh\n");
+        let mut tree = Tree::new();
+        add(&mut tree, &script).unwrap();
+        assert!(tree.get(&script).is_some() && tree.get("/usr/bin/env").is_some());
+        let itself = root.path().join("loop");
+        write("loop", &format!("#!{}\n", itself.display()));
+        assert!(matches!(
+            add(&mut Tree::new(), &itself),
+            Err(Error::NotAProgram { .. })
+        ));
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused() {
+        for path in ["/etc/passwd", "/dev/null"] {
+            let error = add(&mut Tree::new(), Path::new(path)).unwrap_err();
+            assert!(
+                matches!(error, Error::NotAProgram { .. }),
+                "{path}: {error}"
+            );
+        }
+        let absent = add(&mut Tree::new(), Path::new("/nonexistent")).unwrap_err();
+        assert!(matches!(absent, Error::Read { .. }));
+    }
+
+    #[test]
+    fn a_cut_program_is_an_error_and_no_panic() {
+        let image = fs::read(fs::canonicalize("/usr/bin/env").unwrap()).unwrap();
+        for length in 0..1024.min(image.len()) {
+            if let Ok(Some(loader)) = interpreter(&image[..length]) {
+                assert!(loader.is_absolute());
+            }
+        }
+        assert!(interpreter(&image[..64]).is_err());
+    }
+
+    #[test]
+    fn a_missing_library_is_named() {
+        let said =
+            "x: error while loading shared libraries: libfoo.so.1: cannot open shared object";
+        assert_eq!(missing_library(said).as_deref(), Some("libfoo.so.1"));
+        assert_eq!(missing_library("something else"), None);
+    }
+}

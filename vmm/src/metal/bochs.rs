@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::directory::{Directory, Leftover};
 use super::{Disk, Error, Metal, Spec};
-use crate::image::iso;
+use crate::image::{iso, unpacked};
 use crate::nest::machine::Machine;
 use crate::nest::process;
 
@@ -67,15 +67,7 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
     };
     let directory = Directory::new().map_err(failed("make a temporary directory"))?;
     let iso = directory.path().join("nest.iso");
-    let (kernel, initramfs, command_line) = (spec.kernel, spec.initramfs, spec.command_line);
-    iso::write(
-        &iso::Layout {
-            kernel,
-            initramfs,
-            command_line,
-        },
-        &iso,
-    )?;
+    write_iso(spec, directory.path(), &iso)?;
     let mut listeners = Vec::new();
     for _ in ["console", "channel"] {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
@@ -132,6 +124,35 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
         &mut machine.messages,
     )?);
     Ok(machine)
+}
+
+/// Makes the ISO, with the kernel unpacked where that can be done: unpacking is
+/// half of the way to `/init` here.
+fn write_iso(spec: &Spec<'_>, directory: &Path, iso: &Path) -> Result<(), Error> {
+    let plain = directory.join("kernel");
+    let kernel = match unpacked::write(spec.kernel, &plain) {
+        Ok(()) => plain.as_path(),
+        Err(unpacked::Error::Unsuitable { .. }) => spec.kernel,
+        Err(error) => return Err(error.into()),
+    };
+    let Spec {
+        initramfs,
+        command_line,
+        ..
+    } = *spec;
+    iso::write(
+        &iso::Layout {
+            kernel,
+            initramfs,
+            command_line,
+        },
+        iso,
+    )?;
+    // The ISO has its own copy.
+    if kernel == plain {
+        let _ = fs::remove_file(&plain); // It goes with the directory at last.
+    }
+    Ok(())
 }
 
 fn check_disk(disk: &Disk) -> Result<(), Error> {
@@ -316,4 +337,77 @@ fn reason_in(line: &str) -> Option<String> {
     // A String takes all that is written.
     let _ = write!(reason, "{device}: {text}");
     tells.then_some(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_why_and_an_orderly_end_is_no_reason() {
+        for (line, reason) in [
+            (
+                "p[CPU0  ] >>PANIC<< prefetch: getHostMemAddr",
+                Some("CPU0: prefetch: getHostMemAddr"),
+            ),
+            (
+                "e[CPU0  ] VMFAIL: VMCS host state invalid",
+                Some("CPU0: VMFAIL: VMCS host state invalid"),
+            ),
+            (
+                "e[CPU0  ] exception(): 3rd (13) exception with no resolution",
+                Some("CPU0: exception(): 3rd (13) exception with no resolution"),
+            ),
+            ("p[ACPI  ] >>PANIC<< ACPI control: soft power off", None),
+            ("e[CPU0  ] RDMSR: Unknown register 0xe8", None),
+            (
+                "(0) [0x0000fffffff0] f000:fff0 (unk. ctxt): jmpf 0xf000:e05b",
+                None,
+            ),
+            ("", None),
+        ] {
+            assert_eq!(reason_in(line).as_deref(), reason, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_connection_of_this_process_is_its_users() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        assert!(is_ours(&stream, peer).unwrap());
+        let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        assert!(!is_ours(&stream, unknown).unwrap());
+    }
+
+    #[test]
+    fn a_disk_must_be_whole_sectors_and_writable() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("disk");
+        let check = |length: usize, readonly| {
+            fs::write(&path, vec![0; length]).unwrap();
+            check_disk(&Disk {
+                path: path.clone(),
+                readonly,
+            })
+        };
+        assert!(check(1024, false).is_ok());
+        assert!(check(0, false).is_err());
+        assert!(check(1000, false).is_err());
+        assert!(check(1024, true).is_err());
+        let comma = Disk {
+            path: "/a,b".into(),
+            readonly: false,
+        };
+        assert!(matches!(check_disk(&comma), Err(Error::Disk { .. })));
+    }
+
+    #[test]
+    fn a_lock_stands_beside_its_disk_until_it_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = lock_of(&root.path().join("disk.raw"));
+        fs::write(&lock, "").unwrap();
+        drop(Leftover(lock.clone()));
+        assert!(!lock.exists() && lock.ends_with("disk.raw.lock"));
+    }
 }

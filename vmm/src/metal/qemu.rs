@@ -121,3 +121,44 @@ fn arguments(spec: &Spec<'_>, console: i32, channel: i32) -> Vec<OsString> {
     all.extend(spec.extra.iter().map(OsString::from));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metal::Disk;
+    use std::path::Path;
+
+    #[test]
+    fn the_machine_is_described_in_full() {
+        let disks = [Disk {
+            path: "/a,b".into(),
+            readonly: true,
+        }];
+        let extra = ["-trace".to_owned(), "x".to_owned()];
+        let spec = Spec {
+            kernel: Path::new("/k"),
+            initramfs: Path::new("/i"),
+            command_line: "quiet x=1",
+            processors: 2,
+            memory_mib: 512,
+            disks: &disks,
+            count_instructions: true,
+            extra: &extra,
+        };
+        let words: Vec<_> = arguments(&spec, 7, 8)
+            .into_iter()
+            .map(|word| word.into_string().unwrap())
+            .collect();
+        let text = words.join(" ");
+        for part in [
+            "-smp 2 -m 512M",
+            "-chardev socket,id=console,fd=7 -serial chardev:console",
+            "-chardev socket,id=channel,fd=8 -serial chardev:channel",
+            "-icount shift=0,sleep=off",
+            "format=raw,file=/a,,b,readonly=on",
+            "-kernel /k -initrd /i -append quiet x=1 -trace x",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

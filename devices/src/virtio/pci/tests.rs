@@ -5,6 +5,7 @@ mod hostile;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nestling_arch::layout;
 use virtio_queue::QueueT;
 use vm_memory::GuestAddress;
 
@@ -14,7 +15,7 @@ use crate::pci::bus::{PciBus, PciRoot, Windows};
 use crate::testing::Recorder;
 use crate::virtio::pci::signals::NO_VECTOR;
 
-const ECAM: u64 = 0xe000_0000;
+const ECAM: u64 = layout::ECAM_BASE;
 const MEMORY_SIZE: usize = 0x10_0000;
 
 const COMMON: u64 = 0x0000;
@@ -113,7 +114,7 @@ fn machine_with(device: Box<dyn VirtioDevice>, life: Arc<Mutex<Life>>) -> Machin
     root.add(Box::new(function)).unwrap();
     let pci = root.build();
     let mut bus = Bus::new();
-    pci.attach(&mut bus, &mut Bus::new(), ECAM).unwrap();
+    pci.attach(&mut bus, &mut Bus::new()).unwrap();
     let mut machine = Machine {
         bus,
         pci,

@@ -57,6 +57,20 @@ pub enum Error {
 type SharedFunction = Mutex<Box<dyn PciFunction>>;
 
 /// A PCI bus as it is put together, one function after the other.
+///
+/// ```
+/// use nestling_arch::layout;
+/// use nestling_devices::bus::Bus;
+/// use nestling_devices::pci::bus::{PciRoot, Windows};
+/// use nestling_devices::pci::pvpanic::Pvpanic;
+///
+/// let high = layout::mmio64_window(512 << 20, 39);
+/// let mut root = PciRoot::new(Windows { low: layout::PCI_MMIO32, high })?;
+/// root.add(Box::new(Pvpanic::new(Box::new(|event| println!("{event:?}")))))?;
+/// let (mut memory, mut ports) = (Bus::new(), Bus::new());
+/// root.build().attach(&mut memory, &mut ports)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PciRoot {
     windows: Windows,
     low: AddressAllocator,

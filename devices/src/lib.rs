@@ -3,7 +3,6 @@
 //! Devices know guest memory and event descriptors, never KVM: what they need
 //! of the machine comes through [`host::Host`].
 
-mod testing;
 pub mod bus;
 pub mod host;
 pub mod legacy;
@@ -11,8 +10,9 @@ pub mod net;
 pub mod pci;
 pub mod ratelimit;
 pub mod scatter;
-pub mod virtio;
 #[cfg(test)]
+mod testing;
+pub mod virtio;
 
 /// What a guest's access asks of the machine as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,25 +3,21 @@
 
 use std::time::{Duration, Instant};
 
+use nestling_arch::layout;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Action;
 use crate::bus::BusDevice;
 
-/// The number of ports the registers take.
+/// The number of ports the registers take, from [`layout::PM1A_EVENT_PORT`] on.
 pub const ACPI_PM_PORTS: u64 = 12;
 
-/// The PM1a event block, status and enable, from the first port: 4 bytes.
-pub const PM1A_EVENT_OFFSET: u64 = 0;
-
-/// The PM1a control block from the first port: 2 bytes.
-pub const PM1A_CONTROL_OFFSET: u64 = 4;
+/// The PM1a control block from the first port: 2 bytes. Before it is the event
+/// block, 2 bytes of status and 2 of enable.
+const PM1A_CONTROL_OFFSET: u64 = layout::PM1A_CONTROL_PORT as u64 - layout::PM1A_EVENT_PORT as u64;
 
 /// The power management timer from the first port: 4 bytes, 32 bits wide.
 pub const PM_TIMER_OFFSET: u64 = 8;
-
-/// The sleep type that powers the machine off, for `_S5` in the DSDT.
-pub const SLEEP_TYPE_S5: u8 = 5;
 
 /// The timer's frequency in hertz (ACPI 6.5, 4.8.3.3).
 const PM_TIMER_HZ: u128 = 3_579_545;
@@ -91,7 +87,7 @@ impl AcpiPm {
     fn write_control(&mut self, value: u16) -> Action {
         self.control = value & CONTROL_KEPT;
         let sleep_type = (value & CONTROL_SLEEP_TYPE_MASK) >> CONTROL_SLEEP_TYPE_SHIFT;
-        if value & CONTROL_SLEEP_ENABLE != 0 && sleep_type == u16::from(SLEEP_TYPE_S5) {
+        if value & CONTROL_SLEEP_ENABLE != 0 && sleep_type == u16::from(layout::SLEEP_TYPE_S5) {
             return Action::Shutdown;
         }
         Action::None

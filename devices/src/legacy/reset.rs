@@ -4,11 +4,6 @@
 use crate::Action;
 use crate::bus::BusDevice;
 
-/// The port of the reset control register, which the FADT names.
-///
-/// It lies among the PCI configuration ports, whose device answers for it.
-pub const RESET_CONTROL_PORT: u16 = 0xcf9;
-
 /// The keyboard controller's command and status port.
 pub const KEYBOARD_COMMAND_PORT: u64 = 0x64;
 
@@ -20,6 +15,8 @@ const OUTPUT_BUFFER_FULL: u8 = 1;
 
 /// The reset control register of Intel chipsets (ICH and later, 0xCF9): the
 /// CPU's reset bit resets the machine, whatever the kind of reset.
+///
+/// It lies among the PCI configuration ports, whose device answers for it.
 #[derive(Debug, Default)]
 pub struct ResetControl {
     kind: u8,

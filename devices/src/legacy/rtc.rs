@@ -5,12 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::Action;
 use crate::bus::BusDevice;
 
-/// The first of the clock's two ports, for the index; the second is for data.
-pub const RTC_PORT: u64 = 0x70;
-
-/// The number of ports the clock has.
-pub const RTC_PORTS: u64 = 2;
-
 const SECONDS: u8 = 0x00;
 const MINUTES: u8 = 0x02;
 const HOURS: u8 = 0x04;
@@ -44,7 +38,8 @@ const VALID_RAM_AND_TIME: u8 = 0x80;
 /// The clock shows the host's time in UTC, as seconds since 1970.
 type Clock = Box<dyn Fn() -> u64 + Send>;
 
-/// An MC146818 that shows the host's time in UTC.
+/// An MC146818 that shows the host's time in UTC, with a port for the index and
+/// one for data.
 ///
 /// What a guest writes to the time is ignored: the host's clock is the one that
 /// is kept right. The other bytes are memory, zero at the start.

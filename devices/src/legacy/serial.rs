@@ -12,9 +12,6 @@ use crate::Action;
 use crate::bus::BusDevice;
 use crate::ratelimit::{RateLimit, warn_limited};
 
-/// The number of ports a serial port has.
-pub const SERIAL_PORTS: u64 = 8;
-
 const INTERRUPT_ENABLE: u8 = 1;
 const MODEM_CONTROL: u8 = 4;
 const MODEM_CONTROL_LOOPBACK: u8 = 0x10;

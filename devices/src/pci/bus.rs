@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use nestling_arch::layout;
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::bus::{self, Bus, lock};
@@ -11,15 +12,6 @@ use crate::pci::config::CONFIG_SPACE_SIZE;
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::mapping::Mappings;
 use crate::pci::ports::{BarWindow, ConfigPorts, Ecam};
-
-/// The first of the ports of configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
-pub const CONFIG_PORT: u64 = 0xcf8;
-
-/// The number of ports of configuration mechanism 1.
-pub const CONFIG_PORTS: u64 = 8;
-
-/// Bytes of address space the ECAM of one bus takes up (PCIe 5.0, 7.2.2).
-pub const ECAM_SIZE: u64 = 1 << 20;
 
 /// Devices on a bus.
 const MAX_SLOTS: usize = 32;
@@ -65,6 +57,20 @@ pub enum Error {
 type SharedFunction = Mutex<Box<dyn PciFunction>>;
 
 /// A PCI bus as it is put together, one function after the other.
+///
+/// ```
+/// use nestling_arch::layout;
+/// use nestling_devices::bus::Bus;
+/// use nestling_devices::pci::bus::{PciRoot, Windows};
+/// use nestling_devices::pci::pvpanic::Pvpanic;
+///
+/// let high = layout::mmio64_window(512 << 20, 39);
+/// let mut root = PciRoot::new(Windows { low: layout::PCI_MMIO32, high })?;
+/// root.add(Box::new(Pvpanic::new(Box::new(|event| println!("{event:?}")))))?;
+/// let (mut memory, mut ports) = (Bus::new(), Bus::new());
+/// root.build().attach(&mut memory, &mut ports)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PciRoot {
     windows: Windows,
     low: AddressAllocator,
@@ -149,16 +155,16 @@ pub struct PciBus {
 }
 
 impl PciBus {
-    /// Puts the bus in reach of the guest: configuration by the ECAM at
-    /// `ecam_base` and by ports, BARs through their windows.
-    pub fn attach(
-        self: &Arc<Self>,
-        memory: &mut Bus,
-        ports: &mut Bus,
-        ecam_base: u64,
-    ) -> Result<(), bus::Error> {
+    /// Puts the bus in reach of the guest: configuration by the ECAM and by
+    /// ports, BARs through their windows.
+    pub fn attach(self: &Arc<Self>, memory: &mut Bus, ports: &mut Bus) -> Result<(), bus::Error> {
         let ecam = Arc::new(Mutex::new(Ecam::new(self.clone())));
-        memory.insert(ecam_base, ECAM_SIZE, ecam, "PCI configuration (ECAM)")?;
+        memory.insert(
+            layout::ECAM_BASE,
+            layout::ECAM_SIZE,
+            ecam,
+            "PCI configuration (ECAM)",
+        )?;
         for (window, name) in [
             (&self.windows.low, "PCI memory below 4 GiB"),
             (&self.windows.high, "PCI memory"),
@@ -167,7 +173,9 @@ impl PciBus {
             memory.insert(window.start, window.end - window.start, device, name)?;
         }
         let config = Arc::new(Mutex::new(ConfigPorts::new(self.clone())));
-        ports.insert(CONFIG_PORT, CONFIG_PORTS, config, "PCI configuration ports")
+        let first = u64::from(layout::PCI_CONFIG_PORT);
+        let count = u64::from(layout::PCI_CONFIG_PORTS);
+        ports.insert(first, count, config, "PCI configuration ports")
     }
 
     /// Returns every function to its state at power-on.

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use nestling_arch::layout;
+
 use crate::Action;
 use crate::bus::BusDevice;
-use crate::legacy::reset::{RESET_CONTROL_PORT, ResetControl};
-use crate::pci::bus::{CONFIG_PORT, PciBus};
+use crate::legacy::reset::ResetControl;
+use crate::pci::bus::PciBus;
 
 const ADDRESS_OFFSET: u64 = 0;
 const DATA_OFFSET: u64 = 4;
-const RESET_CONTROL_OFFSET: u64 = RESET_CONTROL_PORT as u64 - CONFIG_PORT;
+const RESET_CONTROL_OFFSET: u64 = (layout::RESET_PORT - layout::PCI_CONFIG_PORT) as u64;
 
 const ADDRESS_ENABLE: u32 = 1 << 31;
 /// Enable, bus, device, function and register; the rest is reserved.

@@ -1,13 +1,13 @@
 //! virtio 1.x: devices, the PCI transport, and the queues between them.
 
-mod config;
-mod queue;
-mod testing;
-mod worker;
 pub mod block;
+mod config;
 pub mod console;
 pub mod device;
 pub mod net;
 pub mod pci;
+mod queue;
 pub mod rng;
 #[cfg(test)]
+mod testing;
+mod worker;

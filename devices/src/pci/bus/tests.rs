@@ -4,7 +4,7 @@ use super::*;
 use crate::Action;
 use crate::pci::config::{Bar, ConfigSpace, Identity};
 
-const ECAM: u64 = 0xe000_0000;
+const ECAM: u64 = layout::ECAM_BASE;
 
 fn windows() -> Windows {
     Windows {
@@ -117,7 +117,7 @@ fn machine(probes: u8) -> Machine {
     }
     let pci = root.build();
     let (mut memory, mut ports) = (Bus::new(), Bus::new());
-    pci.attach(&mut memory, &mut ports, ECAM).unwrap();
+    pci.attach(&mut memory, &mut ports).unwrap();
     Machine {
         memory,
         ports,

@@ -7,6 +7,8 @@ mod worker;
 pub mod block;
 pub mod console;
 pub mod device;
+#[cfg(test)]
+mod hostile;
 pub mod net;
 pub mod pci;
 pub mod rng;

@@ -12,7 +12,7 @@ fn memory() -> Arc<GuestMemory> {
     let half = SIZE / 2;
     let ranges = [(GuestAddress(0), half), (GuestAddress(half as u64), half)];
     let memory = GuestMemory::from_ranges(&ranges).unwrap();
-    let pattern: Vec<u8> = (0..SIZE).map(|i| (i % 251) as u8).collect();
+    let pattern: Vec<u8> = (0..SIZE).map(|i| u8::try_from(i % 251).unwrap()).collect();
     memory.write_slice(&pattern, GuestAddress(0)).unwrap();
     Arc::new(memory)
 }
@@ -132,12 +132,12 @@ proptest! {
         let mut before = vec![0; SIZE];
         memory.read_slice(&mut before, GuestAddress(0)).unwrap();
         list.write_at(offset, &vec![0xFF; length]);
-        for (address, byte) in before.iter().enumerate() {
+        for (address, byte) in (0u64..).zip(&before) {
             let inside = ranges.iter().any(|(start, length)| {
-                (*start as usize..*start as usize + length).contains(&address)
+                (*start..*start + *length as u64).contains(&address)
             });
             if !inside {
-                prop_assert_eq!(memory.read_obj::<u8>(GuestAddress(address as u64)).unwrap(), *byte);
+                prop_assert_eq!(memory.read_obj::<u8>(GuestAddress(address)).unwrap(), *byte);
             }
         }
     }

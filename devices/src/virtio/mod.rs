@@ -4,6 +4,8 @@ pub mod block;
 mod config;
 pub mod console;
 pub mod device;
+#[cfg(test)]
+mod hostile;
 pub mod net;
 pub mod pci;
 mod queue;

@@ -14,9 +14,15 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::device::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
 /// VIRTQ_DESC_F_NEXT, _WRITE and _INDIRECT (virtio 1.3, 2.7.5).
-pub(crate) const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-pub(crate) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-pub(crate) const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+pub(crate) const NEXT: u16 = flag(VRING_DESC_F_NEXT);
+pub(crate) const WRITE: u16 = flag(VRING_DESC_F_WRITE);
+pub(crate) const INDIRECT: u16 = flag(VRING_DESC_F_INDIRECT);
+
+/// A flag of the bindings, in the width that descriptors have.
+const fn flag(flag: u32) -> u16 {
+    let [low, high, _, _] = flag.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
 
 /// Guest memory of a test: rings, then buffers.
 pub(crate) const MEMORY: usize = 4 << 20;
@@ -239,7 +245,7 @@ impl DriverQueue {
     /// The device's side of the queue.
     pub(crate) fn activate(&self, index: u16) -> ActiveQueue {
         let mut queue = Queue::new(self.size).unwrap();
-        let split = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        let split = |address: u64| (u32::try_from(address).ok(), Some(0));
         let (low, high) = split(self.descriptors);
         queue.set_desc_table_address(low, high);
         let (low, high) = split(self.available);

@@ -3,10 +3,12 @@
 use std::io;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::ratelimit::RateLimit;
 use crate::virtio::device::{ActivateError, Interrupt};
 use crate::virtio::queue::Malformed;
 
@@ -14,6 +16,9 @@ use crate::virtio::queue::Malformed;
 const STACK_SIZE: usize = 128 * 1024;
 /// A device has a handful of descriptors; more events wait for the next round.
 const READY_EVENTS: usize = 16;
+
+/// A driver may reset a device and break the protocol again at will.
+static MALFORMED: RateLimit = RateLimit::new(5, Duration::from_secs(60));
 
 /// What runs in a worker: a device's queues and its back end.
 ///
@@ -187,7 +192,9 @@ impl<H: Handler> Loop<H> {
     fn settle(&mut self, outcome: Result<(), Malformed>) {
         if let Err(error) = outcome {
             let (device, interrupt) = self.handler.identity();
-            tracing::warn!(device, %error, "the driver broke the virtio protocol: device stopped until reset");
+            if let Some(suppressed) = MALFORMED.admit() {
+                tracing::warn!(device, %error, suppressed, "driver error: device stopped until reset");
+            }
             interrupt.needs_reset();
             self.state = State::Broken;
         }

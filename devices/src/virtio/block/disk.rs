@@ -72,6 +72,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct RawDisk {
     file: File,
+    path: PathBuf,
     sectors: u64,
     readonly: bool,
     discards: bool,
@@ -111,6 +112,11 @@ impl RawDisk {
             readonly,
             discards,
         })
+    }
+
+    /// The path by which the disk was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The disk's size in sectors.

@@ -1,6 +1,7 @@
 //! virtio-blk requests (virtio 1.3, 5.2.6): parsed, checked, carried out.
 
 use std::io;
+use std::time::Duration;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -10,6 +11,7 @@ use virtio_bindings::virtio_blk::{
 use zerocopy::{FromBytes, IntoBytes, LE, U32, U64};
 
 use super::disk::{RawDisk, SECTOR};
+use crate::ratelimit::RateLimit;
 use crate::scatter::ScatterList;
 
 /// The most sectors in one segment of a discard or write-zeroes request:
@@ -19,6 +21,9 @@ pub(super) const MAX_RANGE_SECTORS: u32 = 64 * 1024 * 1024 / 512;
 pub(super) const MAX_RANGES: u32 = 16;
 /// Bytes of a disk's identity.
 pub(super) const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
+
+/// A full or failing host disk answers every request with an error.
+static HOST_ERRORS: RateLimit = RateLimit::new(5, Duration::from_secs(60));
 
 /// The fixed start of a request.
 #[derive(FromBytes, IntoBytes, Default)]
@@ -43,16 +48,6 @@ struct Range {
 enum Failure {
     Io,
     Unsupported,
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        tracing::debug!(%error, "disk request failed");
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => Self::Unsupported,
-            _ => Self::Io,
-        }
-    }
 }
 
 /// What requests work on.
@@ -102,17 +97,17 @@ impl Target<'_> {
             VIRTIO_BLK_T_IN => {
                 let length = writable.len();
                 let offset = self.offset(header.sector.get(), length as u64)?;
-                self.disk.read(writable, offset)?;
+                self.host(self.disk.read(writable, offset))?;
                 Ok(length)
             }
             VIRTIO_BLK_T_OUT => {
                 self.check_writable()?;
                 let offset = self.offset(header.sector.get(), readable.len() as u64)?;
-                self.disk.write(readable, offset)?;
+                self.host(self.disk.write(readable, offset))?;
                 self.settle()
             }
             VIRTIO_BLK_T_FLUSH => {
-                self.disk.flush()?;
+                self.host(self.disk.flush())?;
                 Ok(0)
             }
             VIRTIO_BLK_T_GET_ID => {
@@ -125,7 +120,7 @@ impl Target<'_> {
                     return Err(Failure::Unsupported);
                 }
                 let (offset, length) = self.extent(range)?;
-                Ok(self.disk.discard(offset, length)?)
+                self.host(self.disk.discard(offset, length))
             }),
             VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(readable, |range| {
                 let unmap = match range.flags.get() {
@@ -134,10 +129,24 @@ impl Target<'_> {
                     _ => return Err(Failure::Unsupported),
                 };
                 let (offset, length) = self.extent(range)?;
-                Ok(self.disk.write_zeroes(offset, length, unmap)?)
+                self.host(self.disk.write_zeroes(offset, length, unmap))
             }),
             _ => Err(Failure::Unsupported),
         }
+    }
+
+    /// Turns what the host said into what the driver is told.
+    fn host(&self, result: io::Result<()>) -> Result<(), Failure> {
+        result.map_err(|error| {
+            if let Some(suppressed) = HOST_ERRORS.admit() {
+                let disk = self.disk.path().display();
+                tracing::warn!(%disk, %error, suppressed, "disk request failed");
+            }
+            match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP) => Failure::Unsupported,
+                _ => Failure::Io,
+            }
+        })
     }
 
     /// Applies `apply` to each segment of a discard or write-zeroes request.
@@ -191,7 +200,7 @@ impl Target<'_> {
     /// Ends a request that changed the disk.
     fn settle(&self) -> Result<usize, Failure> {
         if self.write_through {
-            self.disk.flush()?;
+            self.host(self.disk.flush())?;
         }
         Ok(0)
     }

@@ -13,16 +13,21 @@ use super::*;
 use crate::virtio::testing::{Buffer, Driver, wait_for};
 
 const SECTORS: u64 = 64;
-const OK: u8 = VIRTIO_BLK_S_OK as u8;
-const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
-const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+const OK: u8 = VIRTIO_BLK_S_OK.to_le_bytes()[0];
+const IOERR: u8 = VIRTIO_BLK_S_IOERR.to_le_bytes()[0];
+const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP.to_le_bytes()[0];
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 
-/// A disk image in which each byte of a sector is the sector's number plus one.
+/// What each byte of a sector holds in a fresh image: its number plus one.
+fn fill(sector: u64) -> u8 {
+    u8::try_from(sector + 1).unwrap()
+}
+
+/// A disk image whose sectors tell themselves apart by [`fill`].
 fn image() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for sector in 0..SECTORS {
-        file.write_all(&[sector as u8 + 1; 512]).unwrap();
+        file.write_all(&[fill(sector); 512]).unwrap();
     }
     file
 }
@@ -106,8 +111,8 @@ fn reads() {
         assert_eq!(status, expected, "{what}");
         if status == OK {
             assert_eq!(used as usize, length + 1, "{what}");
-            let expected: Vec<u8> = (0..length)
-                .map(|at| (first as usize + at / 512 + 1) as u8)
+            let expected: Vec<u8> = (0..length as u64)
+                .map(|at| fill(first + at / 512))
                 .collect();
             assert_eq!(data, expected, "{what}");
         } else {
@@ -136,7 +141,7 @@ fn writes() {
     let file = file.as_file();
     for number in 0..SECTORS {
         let written = number == 5 || (7..10).contains(&number);
-        let expected = if written { 0xEE } else { number as u8 + 1 };
+        let expected = if written { 0xEE } else { fill(number) };
         assert_eq!(sector(file, number), [expected; 512], "sector {number}");
     }
 }
@@ -214,7 +219,7 @@ fn write_zeroes() {
     }
     for number in 0..SECTORS {
         let zeroed = [1, 2, 5, 8, 10].contains(&number);
-        let expected = if zeroed { 0 } else { number as u8 + 1 };
+        let expected = if zeroed { 0 } else { fill(number) };
         assert_eq!(
             sector(file.as_file(), number),
             [expected; 512],
@@ -299,10 +304,10 @@ fn each_queue_works() {
     let mut block = Block::new(RawDisk::open(file.path(), false).unwrap(), &config(4));
     assert_ne!(block.features() & 1 << VIRTIO_BLK_F_MQ, 0);
     let mut driver = start(&mut block);
-    for queue in 0..4 {
-        let header = header(VIRTIO_BLK_T_IN, queue as u64);
+    for (queue, first) in (0..4).zip(0..) {
+        let header = header(VIRTIO_BLK_T_IN, first);
         let (_, data) = driver.call(queue, &[Buffer::Out(&header), Buffer::In(513)]);
-        assert_eq!((data[0], data[512]), (queue as u8 + 1, OK));
+        assert_eq!((data[0], data[512]), (fill(first), OK));
     }
 }
 
@@ -338,7 +343,7 @@ fn the_configuration_space() {
     block.write_config(0, &[0xAA; 8]);
     block.write_config(u64::MAX, &[0xAA]);
     block.read_config(0, &mut space[..8]);
-    assert_eq!(space[0], SECTORS as u8);
+    assert_eq!(space[..8], SECTORS.to_le_bytes());
     block.reset();
     block.read_config(WRITEBACK_OFFSET, &mut writeback);
     assert_eq!(writeback, [1]);

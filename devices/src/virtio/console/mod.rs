@@ -29,7 +29,7 @@ use crate::virtio::worker::Worker;
 pub const CHANNEL_NAME: &str = "nestling.channel";
 
 const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
-const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
+pub(super) const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
 
 const QUEUE_SIZE: u16 = 64;
 

@@ -20,7 +20,7 @@ use zerocopy::{Immutable, IntoBytes, LE, U16};
 mod control;
 mod pair;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use control::Control;
 use pair::Pair;

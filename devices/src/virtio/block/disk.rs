@@ -108,6 +108,7 @@ impl RawDisk {
         let discards = !readonly && (kind.is_block_device() || punches_holes(&file, size));
         Ok(Self {
             file,
+            path: path.to_owned(),
             sectors: size / SECTOR,
             readonly,
             discards,

@@ -3,6 +3,7 @@
 //! Pure data and functions: nothing here opens a file descriptor, so all of it
 //! is tested on any host.
 
+pub mod acpi;
 pub mod boot;
 pub mod cpuid;
 pub mod layout;

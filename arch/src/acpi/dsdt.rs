@@ -1,0 +1,148 @@
+//! The DSDT: the PCI root, the serial port, the clock, and the sleep state
+//! that powers the machine off.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    Package, ResourceTemplate, Scope, ZERO,
+};
+use acpi_tables::sdt::Sdt;
+
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::layout::{
+    COM1_IRQ, COM1_PORT, COM1_PORTS, ECAM_BASE, ECAM_SIZE, PCI_CONFIG_PORT, PCI_CONFIG_PORTS,
+    RTC_PORT, RTC_PORTS, SLEEP_TYPE_S5,
+};
+
+/// A table's header (ACPI 6.5, 5.2.6).
+const HEADER_LENGTH: u32 = 36;
+/// Integers have 64 bits from this revision on.
+const REVISION: u8 = 2;
+
+pub(super) fn dsdt(config: &AcpiConfig) -> Sdt {
+    let mut table =
+        Sdt::new(*b"DSDT", HEADER_LENGTH, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut body = Vec::new();
+    Scope::new(
+        "_SB_".into(),
+        vec![&PciRoot(config), &SerialPort, &Clock, &Motherboard],
+    )
+    .to_aml_bytes(&mut body);
+    // SLP_TYPa for S5; the other elements mean nothing here (7.4.2).
+    let values = Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
+    Name::new("_S5_".into(), &values).to_aml_bytes(&mut body);
+    table.append_slice(&body);
+    table
+}
+
+struct PciRoot<'a>(&'a AcpiConfig);
+
+impl Aml for PciRoot<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let AcpiConfig { mmio32, mmio64, .. } = self.0;
+        let low = |address: u64| u32::try_from(address).expect("the hole lies below 4 GiB");
+        let uncached = AddressSpaceCacheable::NotCacheable;
+        Device::new(
+            "PCI0".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+                &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new("_SEG".into(), &ZERO),
+                &Name::new("_BBN".into(), &ZERO),
+                // Coherent DMA, by CPU caches as in every PC.
+                &Name::new("_CCA".into(), &acpi_tables::aml::ONE),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![
+                        // One bus, so that the guest scans no other.
+                        &AddressSpace::new_bus_number(0u16, 0u16),
+                        &IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_PORTS),
+                        &AddressSpace::new_memory(
+                            uncached,
+                            true,
+                            low(mmio32.start),
+                            low(mmio32.end - 1),
+                            None,
+                        ),
+                        &AddressSpace::new_memory(
+                            uncached,
+                            true,
+                            mmio64.start,
+                            mmio64.end - 1,
+                            None,
+                        ),
+                    ]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+struct SerialPort;
+
+impl Aml for SerialPort {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        Device::new(
+            "COM1".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![
+                        &IO::new(COM1_PORT, COM1_PORT, 1, COM1_PORTS),
+                        &Interrupt::new(true, true, false, false, COM1_IRQ),
+                    ]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The clock, without an interrupt: it offers no alarms.
+struct Clock;
+
+impl Aml for Clock {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        Device::new(
+            "RTC_".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0B00")),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&IO::new(RTC_PORT, RTC_PORT, 1, RTC_PORTS)]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// What the board itself takes: kernels use ECAM only where something
+/// reserves it (PCI Firmware 3.3, 4.1.2).
+struct Motherboard;
+
+impl Aml for Motherboard {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let low = |value: u64| u32::try_from(value).expect("ECAM lies below 4 GiB");
+        Device::new(
+            "MBRD".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&Memory32Fixed::new(
+                        true,
+                        low(ECAM_BASE),
+                        low(ECAM_SIZE),
+                    )]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}

@@ -164,8 +164,7 @@ fn xorriso(staging: &Path, path: &Path) -> Result<(), Error> {
         .args(["-eltorito-catalog", "isolinux/boot.cat"])
         .args(["-boot-load-size", "4", "-boot-info-table"])
         .arg(format!("--modification-date={DATE}"))
-        .arg("--set_all_file_dates")
-        .arg("set_to_mtime")
+        .args(["--set_all_file_dates", DATE])
         .arg(staging)
         .output()
         .map_err(|error| Error::Xorriso(error.to_string()))?;

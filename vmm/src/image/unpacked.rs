@@ -255,3 +255,82 @@ fn stub(place: &Place, body: u32) -> Vec<u8> {
     add(&[&[0xff, 0xe0]]); // jmp rax
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place {
+        start: 0x100_0000,
+        end: 0x400_0000,
+        entry: 0x100_0000,
+    };
+
+    fn quad(bytes: &[u8], at: u32) -> u64 {
+        let at = usize::try_from(at).unwrap();
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    /// What the processor's walk finds for an address below 4 GiB.
+    fn translate(head: &[u8], address: u64) -> u64 {
+        let index = |shift: u32| u32::try_from((address >> shift) & 0x1ff).unwrap() * 8;
+        let next = |entry: u64| u32::try_from(entry & !0xfff).unwrap() - LOADED_AT;
+        let pointers = next(quad(head, PAGE + index(39)));
+        let directory = next(quad(head, pointers + index(30)));
+        let page = quad(head, directory + index(21));
+        assert_eq!(page & 0x83, 0x83);
+        (page & !0x1f_ffff) | (address & 0x1f_ffff)
+    }
+
+    #[test]
+    fn the_first_four_gigabytes_are_mapped_as_they_are() {
+        let head = head(&PLACE, 0x200_0000);
+        assert_eq!(head.len(), usize::try_from(HEAD).unwrap());
+        for address in [
+            0,
+            0x9_0000,
+            0x10_0000,
+            0x100_0000,
+            0x3fff_ffff,
+            0x4000_0000,
+            0xffff_f000,
+        ] {
+            assert_eq!(translate(&head, address), address);
+        }
+    }
+
+    #[test]
+    fn the_stub_keeps_clear_of_its_descriptors() {
+        let code = stub(&PLACE, 0x200_0000);
+        assert!(code.len() <= usize::try_from(DESCRIPTORS_AT - LOADED_AT).unwrap());
+        let head = head(&PLACE, 0x200_0000);
+        assert_eq!(
+            quad(&head, DESCRIPTORS_AT - LOADED_AT + 0x10),
+            0x00af_9a00_0000_ffff
+        );
+        // The far jump goes to the byte after itself.
+        let jump = code.iter().rposition(|&byte| byte == 0xea).unwrap();
+        let target = u32::from_le_bytes(code[jump + 1..jump + 5].try_into().unwrap());
+        assert_eq!(target, LOADED_AT + u32::try_from(jump).unwrap() + 7);
+    }
+
+    #[test]
+    fn the_header_says_what_follows_it() {
+        let mut setup = vec![0xff; 0x400];
+        describe(&mut setup, 0x1000);
+        assert_eq!(setup[0x1f4..0x1f8], ((HEAD + 0x1000) / 16).to_le_bytes());
+        assert_eq!(setup[0x214..0x218], LOADED_AT.to_le_bytes());
+        assert_eq!(setup[0x234], 0);
+        describe(&mut [0; 0x100], 0x1000);
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (kernel, out) = (root.path().join("kernel"), root.path().join("out"));
+        assert!(matches!(write(&kernel, &out), Err(Error::Read { .. })));
+        fs::write(&kernel, [0; 4096]).unwrap();
+        assert!(matches!(write(&kernel, &out), Err(Error::Unpack { .. })));
+        assert!(!out.exists());
+    }
+}

@@ -47,7 +47,7 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// ATA disks are addressed by whole sectors.
 const SECTOR: u64 = 512;
 /// Two ATA channels, one place of four taken by the ISO.
-const MAX_DISKS: usize = 3;
+const PLACES: [&str; 3] = ["ata0-slave", "ata1-master", "ata1-slave"];
 
 /// Starts L0. The console is COM1, the channel COM2.
 ///
@@ -55,8 +55,8 @@ const MAX_DISKS: usize = 3;
 /// A limit of the metal's, a missing package, or what the system said.
 pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
     Metal::Vmx.check(spec.processors, spec.memory_mib)?;
-    for disk in spec.disks {
-        check_disk(disk)?;
+    for (index, disk) in spec.disks.iter().enumerate() {
+        check_disk(index, disk)?;
     }
     let failed = |what| {
         move |source| Error::Start {
@@ -155,12 +155,15 @@ fn write_iso(spec: &Spec<'_>, directory: &Path, iso: &Path) -> Result<(), Error>
     Ok(())
 }
 
-fn check_disk(disk: &Disk) -> Result<(), Error> {
+fn check_disk(index: usize, disk: &Disk) -> Result<(), Error> {
     let refused = |reason| Error::Disk {
         metal: Metal::Vmx,
         path: disk.path.clone(),
         reason,
     };
+    if index >= PLACES.len() {
+        return Err(refused("Bochs has room for three disks"));
+    }
     if disk.readonly {
         return Err(refused("Bochs has no read-only disks"));
     }
@@ -227,11 +230,12 @@ fn configure(spec: &Spec<'_>, iso: &Path, lines: &[TcpListener]) -> io::Result<S
     if spec.disks.len() > 1 {
         add("ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15".to_owned());
     }
-    let places = ["ata0-slave", "ata1-master", "ata1-slave"];
-    for (disk, place) in spec.disks.iter().take(MAX_DISKS).zip(places) {
+    for (disk, place) in spec.disks.iter().zip(PLACES) {
+        // Bochs runs in its temporary directory.
+        let path = std::path::absolute(&disk.path)?;
         add(format!(
             "{place}: type=disk, mode=flat, path=\"{}\"",
-            disk.path.display()
+            path.display()
         ));
     }
     spec.extra.iter().cloned().for_each(&mut add);
@@ -381,25 +385,24 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_must_be_whole_sectors_and_writable() {
+    fn a_disk_must_be_whole_sectors_writable_and_one_of_three() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("disk");
-        let check = |length: usize, readonly| {
+        let check = |index, length: usize, readonly| {
             fs::write(&path, vec![0; length]).unwrap();
-            check_disk(&Disk {
-                path: path.clone(),
-                readonly,
-            })
+            let path = path.clone();
+            check_disk(index, &Disk { path, readonly })
         };
-        assert!(check(1024, false).is_ok());
-        assert!(check(0, false).is_err());
-        assert!(check(1000, false).is_err());
-        assert!(check(1024, true).is_err());
+        assert!(check(0, 1024, false).is_ok());
+        assert!(check(3, 1024, false).is_err());
+        assert!(check(0, 0, false).is_err());
+        assert!(check(0, 1000, false).is_err());
+        assert!(check(0, 1024, true).is_err());
         let comma = Disk {
             path: "/a,b".into(),
             readonly: false,
         };
-        assert!(matches!(check_disk(&comma), Err(Error::Disk { .. })));
+        assert!(matches!(check_disk(0, &comma), Err(Error::Disk { .. })));
     }
 
     #[test]

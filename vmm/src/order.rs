@@ -225,6 +225,18 @@ pub struct Limits {
     pub total_s: u32,
 }
 
+impl Nest {
+    /// Reads and checks a nest: the first level's machine, with its order.
+    ///
+    /// # Errors
+    /// Whatever [`Error`] names; the tree is checked to its leaves.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let nest: Self = serde_json::from_slice(bytes)?;
+        nest.order.check(nest.order.level)?;
+        Ok(nest)
+    }
+}
+
 impl Order {
     /// Reads and checks an order.
     ///

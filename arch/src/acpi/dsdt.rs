@@ -20,8 +20,14 @@ const HEADER_LENGTH: u32 = 36;
 const REVISION: u8 = 2;
 
 pub(super) fn dsdt(config: &AcpiConfig) -> Sdt {
-    let mut table =
-        Sdt::new(*b"DSDT", HEADER_LENGTH, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut table = Sdt::new(
+        *b"DSDT",
+        HEADER_LENGTH,
+        REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
     let mut body = Vec::new();
     Scope::new(
         "_SB_".into(),

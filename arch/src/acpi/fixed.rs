@@ -44,13 +44,19 @@ pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
         .flag(Flags::SlpButton)
         .flag(Flags::ResetRegSup)
         .flag(Flags::Headless);
-    fadt.sci_int = u16::try_from(SCI_IRQ).expect("an ISA interrupt's number is small").into();
+    fadt.sci_int = u16::try_from(SCI_IRQ)
+        .expect("an ISA interrupt's number is small")
+        .into();
     fadt.pm1a_evt_blk = u32::from(PM1A_EVENT_PORT).into();
     fadt.pm1_evt_len = PM1A_EVENT_PORTS;
     fadt.x_pm1a_evt_blk = ports(PM1A_EVENT_PORT, PM1A_EVENT_PORTS, AccessSize::WordAccess);
     fadt.pm1a_cnt_blk = u32::from(PM1A_CONTROL_PORT).into();
     fadt.pm1_cnt_len = PM1A_CONTROL_PORTS;
-    fadt.x_pm1a_cnt_blk = ports(PM1A_CONTROL_PORT, PM1A_CONTROL_PORTS, AccessSize::WordAccess);
+    fadt.x_pm1a_cnt_blk = ports(
+        PM1A_CONTROL_PORT,
+        PM1A_CONTROL_PORTS,
+        AccessSize::WordAccess,
+    );
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;

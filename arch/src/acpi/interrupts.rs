@@ -1,6 +1,8 @@
 //! The MADT (ACPI 6.5, 5.2.12): processors and interrupt controllers.
 
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::{Aml, AmlSink, aml_as_bytes};
 use zerocopy::{Immutable, IntoBytes, LE, U16, U32};
 
@@ -26,7 +28,14 @@ aml_as_bytes!(SourceOverride);
 
 impl SourceOverride {
     fn new(source: u8, gsi: u32, flags: u16) -> Self {
-        Self { kind: 2, length: 10, bus: 0, source, gsi: gsi.into(), flags: flags.into() }
+        Self {
+            kind: 2,
+            length: 10,
+            bus: 0,
+            source,
+            gsi: gsi.into(),
+            flags: flags.into(),
+        }
     }
 }
 
@@ -46,7 +55,13 @@ aml_as_bytes!(LocalApicNmi);
 impl LocalApicNmi {
     /// LINT1 of all processors.
     fn all() -> Self {
-        Self { kind: 4, length: 6, processor: 0xFF, flags: 0.into(), pin: 1 }
+        Self {
+            kind: 4,
+            length: 6,
+            processor: 0xFF,
+            flags: 0.into(),
+            pin: 1,
+        }
     }
 }
 

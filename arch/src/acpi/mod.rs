@@ -60,7 +60,10 @@ pub enum Error {
 pub fn build(mem: &GuestMemory, config: &AcpiConfig) -> Result<GuestAddress, Error> {
     let rsdp = GuestAddress(ACPI_TABLES.start);
     // The RSDP is written last, when the XSDT's address is known.
-    let mut writer = Writer { mem, next: ACPI_TABLES.start + 64 };
+    let mut writer = Writer {
+        mem,
+        next: ACPI_TABLES.start + 64,
+    };
     let facs = writer.write(&fixed::facs())?;
     let dsdt = writer.write(&dsdt::dsdt(config))?;
     let fadt = writer.write(&fixed::fadt(facs, dsdt))?;
@@ -69,7 +72,9 @@ pub fn build(mem: &GuestMemory, config: &AcpiConfig) -> Result<GuestAddress, Err
     mcfg.add_ecam(ECAM_BASE, 0, 0, 0);
     let mcfg = writer.write(&mcfg)?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    [fadt, madt, mcfg].into_iter().for_each(|table| xsdt.add_entry(table));
+    [fadt, madt, mcfg]
+        .into_iter()
+        .for_each(|table| xsdt.add_entry(table));
     let xsdt = writer.write(&xsdt)?;
     writer.next = rsdp.0;
     writer.write(&Rsdp::new(OEM_ID, xsdt))?;

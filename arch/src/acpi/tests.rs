@@ -4,8 +4,11 @@ use super::*;
 
 fn machine(cpus: u32) -> (GuestMemory, GuestAddress) {
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
-    let config =
-        AcpiConfig { cpus, mmio32: 0xC000_0000..0xE000_0000, mmio64: 1 << 40..1 << 41 };
+    let config = AcpiConfig {
+        cpus,
+        mmio32: 0xC000_0000..0xE000_0000,
+        mmio64: 1 << 40..1 << 41,
+    };
     let rsdp = build(&mem, &config).unwrap();
     (mem, rsdp)
 }
@@ -106,12 +109,23 @@ fn the_dsdt_holds_the_windows() {
     let (mem, rsdp) = machine(1);
     let dsdt = &tables(&mem, rsdp)["DSDT"];
     for (what, needle) in [
-        ("32-bit window", &[0, 0, 0, 0xC0, 0xFF, 0xFF, 0xFF, 0xDF][..]),
-        ("64-bit window", &[0, 0, 0, 0, 0, 1, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 0]),
+        (
+            "32-bit window",
+            &[0, 0, 0, 0xC0, 0xFF, 0xFF, 0xFF, 0xDF][..],
+        ),
+        (
+            "64-bit window",
+            &[
+                0, 0, 0, 0, 0, 1, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 0,
+            ],
+        ),
         ("S5", b"_S5_\x12"),
         ("ECAM", &[0, 0, 0, 0xE0, 0, 0, 0x10, 0]),
     ] {
-        assert!(dsdt.windows(needle.len()).any(|window| window == needle), "{what}");
+        assert!(
+            dsdt.windows(needle.len()).any(|window| window == needle),
+            "{what}"
+        );
     }
 }
 
@@ -119,6 +133,10 @@ fn the_dsdt_holds_the_windows() {
 fn memory_that_ends_below_is_refused() {
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 512 << 10)]).unwrap();
     assert_eq!(mem.num_regions(), 1);
-    let config = AcpiConfig { cpus: 1, mmio32: 0..1, mmio64: 0..1 };
+    let config = AcpiConfig {
+        cpus: 1,
+        mmio32: 0..1,
+        mmio64: 0..1,
+    };
     assert!(matches!(build(&mem, &config), Err(Error::Memory { .. })));
 }

@@ -253,26 +253,26 @@ impl Metal {
         }
     }
 
-    /// What L0's kernel is told for the metal's sake: its consoles, and to leave
-    /// out what costs an emulated processor much and gives a nest nothing.
+    /// What L0's kernel is told for the metal's sake: its consoles, what the
+    /// emulator gets wrong, and [`Metal::level_arguments`].
     pub fn kernel_arguments(self) -> String {
-        let own: &[&str] = match self {
+        let own = match self {
             Self::Host => return String::new(),
-            Self::Svm => &[],
+            Self::Svm => "",
             // Its time-stamp counter counts instructions; its EDD call is slow.
-            Self::Vmx => &[
-                "nokaslr",
-                "tsc=unstable",
-                "edd=off",
-                "nosmp",
-                "no_timer_check",
-            ],
+            Self::Vmx => " nokaslr tsc=unstable edd=off nosmp no_timer_check",
         };
-        let common = [
-            "console=ttyS0,115200",
-            "nestling.channel=ttyS1",
-            "quiet",
-            "panic=-1",
+        let consoles = "console=ttyS0,115200 nestling.channel=ttyS1 quiet panic=-1";
+        format!("{consoles}{own} {}", self.level_arguments())
+    }
+
+    /// What the kernel of every level is told where the processor is emulated:
+    /// to leave out what costs much there and gives a nest nothing.
+    pub fn level_arguments(self) -> String {
+        if self == Self::Host {
+            return String::new();
+        }
+        [
             "mitigations=off",
             "init_on_alloc=0",
             "nowatchdog",
@@ -285,13 +285,8 @@ impl Metal {
             // half of the time from the kernel's start to /init under Bochs.
             "initcall_blacklist=jent_mod_init,trace_eval_init,\
              bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init",
-        ];
-        common
-            .iter()
-            .chain(own)
-            .copied()
-            .collect::<Vec<_>>()
-            .join(" ")
+        ]
+        .join(" ")
     }
 
     /// Fails if L0 can't have that much.

@@ -1,0 +1,240 @@
+//! The recipe: from a configuration to a machine, read top to bottom.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use kvm_ioctls::{Cap, Kvm};
+use nestling_arch::acpi::{self, AcpiConfig};
+use nestling_arch::boot::{self, BootParams, LoadedKernel};
+use nestling_arch::cpuid::{self, CpuidContext, Vendor};
+use nestling_arch::nested::{self, Exposure, HostFacts, Missing};
+use nestling_arch::{GuestMemory, layout, msr};
+use nestling_devices::bus;
+use nestling_devices::virtio::block;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::config::{ConsoleMode, VmConfig};
+use crate::facts;
+use crate::kvm::{self, KvmError};
+use crate::machine::Machine;
+use crate::mapping::{Mapping, MappingError};
+use crate::memory::{self, MemoryError};
+use crate::platform::Platform;
+use crate::session::EventLog;
+use crate::streams::{StreamError, Streams};
+use crate::vcpu::{Ends, Vcpu, VcpuError};
+use crate::vm::{Vm, VmError};
+
+/// Why a machine can't be built.
+#[derive(Debug, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "each names the step that failed, and its source says why"
+)]
+pub enum BuildError {
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("--nested on: {0}")]
+    Nested(Missing),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error("the kernel {path}: {source}")]
+    Kernel { path: String, source: boot::Error },
+    #[error("the initrd {path}: {source}")]
+    Initrd { path: String, source: boot::Error },
+    #[error("--cmdline: {0}")]
+    BootData(boot::Error),
+    #[error("the ACPI tables: {0}")]
+    Acpi(acpi::Error),
+    #[error("CPUID of vCPU {vcpu}: {source}")]
+    Cpuid { vcpu: u32, source: cpuid::Error },
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Disk(#[from] block::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    #[error(transparent)]
+    Pci(#[from] nestling_devices::pci::bus::Error),
+    #[error(transparent)]
+    Tap(#[from] nestling_devices::net::ports::tap::Error),
+    #[error(transparent)]
+    Virtio(#[from] nestling_devices::virtio::pci::Error),
+    #[error("can't create {what}: {source}")]
+    Host {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error("the host's KVM runs {most} vCPUs at the most, and --cpus asks for {wanted}")]
+    TooManyVcpus { wanted: u32, most: usize },
+    #[error("--memory {wanted}: the processor addresses {bits} bits, room for {most} of memory")]
+    TooMuchMemory {
+        wanted: crate::size::Size,
+        bits: u8,
+        most: crate::size::Size,
+    },
+}
+
+/// Whether the user's keys reach the guest at all.
+pub fn takes_keys(config: &VmConfig) -> bool {
+    config.serial == ConsoleMode::Tty || config.console == ConsoleMode::Tty
+}
+
+/// All that is the same for every boot of a machine, found and checked once.
+pub struct Prepared<'a> {
+    config: &'a VmConfig,
+    kvm: Kvm,
+    facts: HostFacts,
+    exposure: Exposure,
+    kernel: Mapping,
+    initrd: Option<Mapping>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Opens and checks what `config` names, before anything starts.
+    pub fn new(config: &'a VmConfig) -> Result<Self, BuildError> {
+        let kernel = Mapping::open(&config.kernel, "kernel")?;
+        let initrd = config
+            .initrd
+            .as_ref()
+            .map(|path| Mapping::open(path, "initrd"))
+            .transpose()?;
+        let kvm = kvm::open()?;
+        let most = kvm.get_max_vcpus();
+        if usize::try_from(config.cpus).is_ok_and(|wanted| wanted > most) {
+            return Err(BuildError::TooManyVcpus {
+                wanted: config.cpus,
+                most,
+            });
+        }
+        let facts = facts::gather(&kvm)?;
+        let exposure = nested::resolve(config.nested, &facts).map_err(BuildError::Nested)?;
+        Ok(Self {
+            config,
+            kvm,
+            facts,
+            exposure,
+            kernel,
+            initrd,
+        })
+    }
+
+    /// Builds the machine, ready to enter its kernel.
+    pub fn build(&self, streams: &Streams, events: &EventLog) -> Result<Machine, BuildError> {
+        let config = self.config;
+        let physical_bits = facts::physical_address_bits(&self.facts.supported);
+        let memory = Arc::new(self.allocate(physical_bits)?);
+        let kernel = self.load_kernel(&memory)?;
+        let initrd = self.load_initrd(&memory, &kernel)?;
+
+        let vm = Vm::new(&self.kvm, Arc::clone(&memory))?;
+        let pci_high = layout::mmio64_window(config.memory.size.bytes(), physical_bits);
+        let platform = Platform::new(config, &vm, streams, events, pci_high.clone())?;
+
+        let tables = AcpiConfig {
+            cpus: config.cpus,
+            mmio32: layout::PCI_MMIO32,
+            mmio64: pci_high,
+        };
+        let rsdp = acpi::build(&memory, &tables).map_err(BuildError::Acpi)?;
+        let params = BootParams {
+            cmdline: &config.cmdline,
+            initrd,
+            rsdp,
+        };
+        boot::write_boot_data(&memory, &kernel, &params).map_err(BuildError::BootData)?;
+
+        let vcpus = self.create_vcpus(&vm, &kernel)?;
+        let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|source| BuildError::Host {
+            what: "an event descriptor",
+            source,
+        })?;
+        let (sender, receiver) = mpsc::channel();
+        let ends = Ends {
+            sender,
+            wake: Arc::new(wake),
+        };
+        Ok(Machine {
+            vm,
+            vcpus,
+            ends: (ends, receiver),
+            platform,
+        })
+    }
+
+    fn allocate(&self, physical_bits: u8) -> Result<GuestMemory, BuildError> {
+        let (wanted, most) = (
+            self.config.memory.size,
+            crate::size::Size(layout::max_ram_size(physical_bits)),
+        );
+        if wanted > most {
+            return Err(BuildError::TooMuchMemory {
+                wanted,
+                bits: physical_bits,
+                most,
+            });
+        }
+        Ok(memory::allocate(&self.config.memory)?)
+    }
+
+    fn load_kernel(&self, memory: &GuestMemory) -> Result<LoadedKernel, BuildError> {
+        boot::load_kernel(memory, &self.kernel).map_err(|source| BuildError::Kernel {
+            path: self.config.kernel.display().to_string(),
+            source,
+        })
+    }
+
+    fn load_initrd(
+        &self,
+        memory: &GuestMemory,
+        kernel: &LoadedKernel,
+    ) -> Result<Option<std::ops::Range<u64>>, BuildError> {
+        let Some((initrd, path)) = self.initrd.as_ref().zip(self.config.initrd.as_ref()) else {
+            return Ok(None);
+        };
+        let mut bytes: &[u8] = initrd;
+        let size = bytes.len() as u64;
+        boot::load_initrd(memory, kernel, &mut bytes, size)
+            .map(Some)
+            .map_err(|source| BuildError::Initrd {
+                path: path.display().to_string(),
+                source,
+            })
+    }
+
+    fn create_vcpus(&self, vm: &Vm, kernel: &LoadedKernel) -> Result<Vec<Vcpu>, BuildError> {
+        let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
+        let msrs = msr::boot_msrs(Vendor::of(&self.facts.supported), self.exposure);
+        (0..self.config.cpus)
+            .map(|index| {
+                let context = CpuidContext {
+                    vcpu: index,
+                    vcpus: self.config.cpus,
+                    exposure: self.exposure,
+                    tsc_deadline,
+                };
+                let cpuid =
+                    cpuid::guest_cpuid(&self.facts.supported, &context).map_err(|source| {
+                        BuildError::Cpuid {
+                            vcpu: index,
+                            source,
+                        }
+                    })?;
+                let vcpu = Vcpu::new(vm, index)?;
+                vcpu.set_cpuid(&cpuid)?;
+                vcpu.set_msrs(&msrs)?;
+                vcpu.set_lint()?;
+                if index == 0 {
+                    vcpu.set_entry(&boot::boot_registers(kernel))?;
+                }
+                Ok(vcpu)
+            })
+            .collect()
+    }
+}

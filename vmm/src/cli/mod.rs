@@ -1,0 +1,175 @@
+//! The command line: one file a subcommand.
+
+mod completions;
+mod doctor;
+mod image;
+mod man;
+mod nest;
+mod run;
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// A minimal virtual machine monitor for nested virtualization on Linux KVM.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nestling",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 usage.";
+
+#[derive(Debug, Args)]
+struct Global {
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    format: Format,
+
+    /// What is logged to standard error, as in `debug` or `nestling_devices=trace`
+    #[arg(
+        long,
+        global = true,
+        env = "NESTLING_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: one JSON object with a version.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot one machine from a kernel
+    Run(Box<run::Run>),
+    /// Boot a chain of levels, each by the one below it
+    Nest(Box<nest::Nest>),
+    /// Say what this host can do, and what to do about the rest
+    Doctor(doctor::Doctor),
+    /// Build the image that every level of a nest boots
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Print a shell's completion script
+    Completions(completions::Completions),
+    /// Write the manual pages into a folder
+    Man(man::Man),
+}
+
+/// What a command came to, when nothing went wrong on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All that was asked for is done.
+    Done,
+    /// It ended as it shouldn't; the reason is already printed.
+    Failed,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line or a configuration can't be: exit code 2.
+    #[error(transparent)]
+    Usage(Box<dyn Error + Send + Sync>),
+    /// It was tried and failed: exit code 1.
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl Failure {
+    /// A usage error.
+    pub fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    /// An error of the work itself.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(failure) = start_log(&cli.global.log) {
+        return report(&failure);
+    }
+    let format = cli.global.format;
+    let result = match cli.command {
+        Command::Run(run) => run.execute(format),
+        Command::Nest(nest) => nest.execute(format),
+        Command::Doctor(doctor) => doctor.execute(format),
+        Command::Image(image) => image.execute(format),
+        Command::Completions(completions) => completions.execute(),
+        Command::Man(man) => man.execute(),
+    };
+    match result {
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        Err(failure) => report(&failure),
+    }
+}
+
+fn start_log(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("--log `{filter}`: {error}")))?;
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .without_time()
+        .init();
+    Ok(())
+}
+
+/// Prints the chain of causes in one line.
+fn report(failure: &Failure) -> ExitCode {
+    let (code, error) = match failure {
+        Failure::Usage(error) => (2, error),
+        Failure::Failed(error) => (1, error),
+    };
+    let mut line = format!("nestling: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !line.ends_with(&cause_text) {
+            line.push_str(": ");
+            line.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    print_error(&line.replace('\n', " "));
+    ExitCode::from(code)
+}
+
+#[expect(clippy::print_stderr, reason = "the program's one place for errors")]
+fn print_error(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Prints a result on standard output.
+#[expect(clippy::print_stdout, reason = "the program's one place for results")]
+fn print_result(text: &str) {
+    print!("{text}");
+}

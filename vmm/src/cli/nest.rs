@@ -1,0 +1,296 @@
+//! `nestling nest`: a chain of levels.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use nestling_arch::nested::Request as Nested;
+
+use super::{Failure, Format, Verdict, print_result};
+use crate::image::{self, Image, kernel};
+use crate::metal::directory::Directory;
+use crate::metal::{self, Metal, bochs, qemu};
+use crate::nest::machine::{self, Machine, MonitorSpec};
+use crate::nest::plan;
+use crate::nest::process::Signals;
+use crate::nest::report::Report;
+use crate::nest::screen::{Screen, Style};
+use crate::nest::{self, table::table};
+use crate::order::{Kvm, Nest as Plan};
+use crate::size::Size;
+use crate::terminal::{self, RawMode};
+use crate::{facts, kvm, memory};
+
+const EXAMPLES: &str = "\
+Examples:
+  L1 on this host, or on an emulated processor where the host can't nest; L2 says hello:
+    nestling nest
+
+  Three levels on emulated AMD-V, and a shell in the innermost:
+    nestling nest --metal svm --depth 3 --workload shell
+
+  A program of this host's, with its libraries, in L2 with two vCPUs:
+    nestling nest --cpus 2 --workload /usr/bin/lscpu
+
+  What would be booted, and that again with changes:
+    nestling nest --print-plan > plan.json
+    nestling nest --plan plan.json";
+
+/// The flags of `nestling nest`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Nest {
+    /// How many levels above L0
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    depth: u8,
+
+    /// What the deepest level runs: hello, shell, probe, or a program with its arguments
+    #[arg(long, value_name = "WORDS", num_args = 1.., default_value = "hello",
+          allow_hyphen_values = true)]
+    workload: Vec<String>,
+
+    /// vCPUs of L1, L2 and so on; the last counts for the rest
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1")]
+    cpus: Vec<u32>,
+
+    /// The deepest level's memory; each level above gets what it needs on top
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    memory: Size,
+
+    /// What L0 runs on: auto, host, svm (QEMU) or vmx (Bochs)
+    #[arg(long, value_name = "METAL", default_value_t = metal::Request::Auto)]
+    metal: metal::Request,
+
+    /// Show every level but the deepest VMX or SVM: auto, on or off
+    #[arg(long, value_name = "WHEN", default_value_t = Nested::On)]
+    nested: Nested,
+
+    /// Give up after this many seconds [default: what suits the metal and the depth]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+
+    /// The kernel of every level: a package, a .deb, a bzImage, or `host`
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<kernel::Source>,
+
+    /// The kernel's modules, where --kernel names a bzImage
+    #[arg(long, value_name = "FOLDER")]
+    modules: Option<PathBuf>,
+
+    /// Further arguments for every level's kernel
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    cmdline: String,
+
+    /// A disk for L0 of an emulated metal, which is /dev/vda there; may be repeated
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
+
+    /// Let the svm metal's clock count instructions, so that a run repeats
+    #[arg(long)]
+    count_instructions: bool,
+
+    /// Boot the levels that this file describes, as --print-plan writes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory"])]
+    plan: Option<PathBuf>,
+
+    /// Print what would be booted, as JSON, and end
+    #[arg(long)]
+    print_plan: bool,
+
+    /// Also show what each level does, besides what it prints
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Nest {
+    /// Boots the nest, shows its consoles, and reports on every level.
+    pub(super) fn execute(self, format: Format) -> Result<Verdict, Failure> {
+        // Before any thread or child starts, so that all are covered.
+        let signals = Signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
+            .map_err(Failure::failed)?;
+        let choice =
+            metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
+        if !self.print_plan {
+            tracing::info!("{}", choice.reason);
+        }
+        let image = image::build(&self.image_options()).map_err(Failure::failed)?;
+        let plan = self.plan(choice.metal, &image)?;
+        if self.print_plan {
+            let mut text = serde_json::to_string_pretty(&plan).map_err(Failure::failed)?;
+            text.push('\n');
+            print_result(&text);
+            return Ok(Verdict::Done);
+        }
+        let report = self.run(choice.metal, &plan, &image, &signals, format)?;
+        match format {
+            Format::Text => print_result(&table(&report)),
+            Format::Json => {
+                let text = serde_json::to_string(&report).map_err(Failure::failed)?;
+                print_result(&format!("{text}\n"));
+            }
+        }
+        Ok(if report.ok {
+            Verdict::Done
+        } else {
+            Verdict::Failed
+        })
+    }
+
+    fn image_options(&self) -> image::Options {
+        let program = self.workload.first().map(PathBuf::from);
+        image::Options {
+            kernel: self.kernel.clone().unwrap_or_default(),
+            modules: self.modules.clone(),
+            // A path names a program of this host's; a bare word one of the image's.
+            programs: program
+                .into_iter()
+                .filter(|path| path.is_absolute())
+                .collect(),
+            ..image::Options::default()
+        }
+    }
+
+    fn plan(&self, metal: Metal, image: &Image) -> Result<Plan, Failure> {
+        if let Some(path) = &self.plan {
+            let text = fs::read(path).map_err(|error| {
+                Failure::usage(format!("can't read the plan {}: {error}", path.display()))
+            })?;
+            return Plan::parse(&text)
+                .map_err(|error| Failure::usage(format!("the plan {}: {error}", path.display())));
+        }
+        let workload = plan::workload(&self.workload)
+            .ok_or_else(|| Failure::usage("--workload names nothing to run"))?;
+        let mib = |bytes: u64| u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let image_size = fs::metadata(&image.initramfs)
+            .map_err(Failure::failed)?
+            .len();
+        let available = memory::available_memory().map_or(u64::MAX, Size::bytes);
+        let scale = metal.time_scale();
+        let request = plan::Request {
+            first: u8::from(metal == Metal::Host),
+            depth: self.depth,
+            workload,
+            cpus: self.cpus.clone(),
+            cpu_limit: metal.max_processors(),
+            memory_mib: mib(self.memory.bytes()),
+            memory_limit_mib: metal
+                .max_memory_mib()
+                .unwrap_or(u32::MAX)
+                .min(mib(available)),
+            image_mib: mib(image_size),
+            nested: self.nested.to_string(),
+            cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
+                .trim()
+                .to_owned(),
+            kvm: Kvm::default(),
+            timeout_s: self.timeout.unwrap_or(60 * scale * u32::from(self.depth)),
+            silence_s: 10 * scale,
+        };
+        plan::plan(&request).map_err(Failure::usage)
+    }
+
+    fn run(
+        &self,
+        metal: Metal,
+        plan: &Plan,
+        image: &Image,
+        signals: &Signals,
+        format: Format,
+    ) -> Result<Report, Failure> {
+        let folder = Directory::new().map_err(Failure::failed)?;
+        let machine = match metal {
+            Metal::Host => start_monitor(plan, image, &folder),
+            Metal::Svm | Metal::Vmx => self.start_emulator(metal, plan, image, &folder),
+        }?;
+        let mut machine = machine;
+        machine.keep.push(Box::new(folder));
+        // A console handed over by an emulator is relayed; the monitor sets its own terminal.
+        let _raw = if plan.raw_console && metal != Metal::Host {
+            RawMode::enter(&io::stdin()).map_err(Failure::failed)?
+        } else {
+            None
+        };
+        let out = io::stderr();
+        let columns = terminal::size(&out)
+            .filter(|_| out.is_terminal())
+            .map(|(columns, _)| columns.into());
+        let style = Style::detect(columns.filter(|_| !plan.raw_console), self.verbose);
+        // JSON has standard output for itself.
+        let sink: Box<dyn Write> = match format {
+            Format::Text => Box::new(io::stdout()),
+            Format::Json => Box::new(out),
+        };
+        let mut screen = Screen::new(sink, style);
+        nest::run(
+            &metal.to_string(),
+            plan,
+            machine,
+            Some(signals),
+            &mut screen,
+        )
+        .map_err(Failure::failed)
+    }
+
+    fn start_emulator(
+        &self,
+        metal: Metal,
+        plan: &Plan,
+        image: &Image,
+        folder: &Directory,
+    ) -> Result<Machine, Failure> {
+        let initrd = folder.path().join("initrd");
+        machine::write_initrd(&image.initramfs, &plan.order, &initrd).map_err(Failure::failed)?;
+        let command_line = format!("{} {}", metal.kernel_arguments(), self.cmdline);
+        let disks: Vec<metal::Disk> = self
+            .disk
+            .iter()
+            .map(|path| metal::Disk {
+                path: path.clone(),
+                readonly: false,
+            })
+            .collect();
+        let spec = metal::Spec {
+            kernel: &image.kernel,
+            initramfs: &initrd,
+            command_line: command_line.trim(),
+            processors: plan.machine.cpus,
+            memory_mib: plan.machine.memory_mib,
+            disks: &disks,
+            count_instructions: self.count_instructions,
+            extra: &[],
+        };
+        let started = if metal == Metal::Svm {
+            qemu::start(&spec)
+        } else {
+            bochs::start(&spec)
+        };
+        started.map_err(Failure::failed)
+    }
+}
+
+fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machine, Failure> {
+    let initrd = folder.path().join("initrd");
+    machine::write_initrd(&image.initramfs, &plan.order, &initrd).map_err(Failure::failed)?;
+    let program = std::env::current_exe().map_err(Failure::failed)?;
+    machine::spawn_monitor(&MonitorSpec {
+        program: &program,
+        kernel: &image.kernel,
+        initrd: &initrd,
+        machine: &plan.machine,
+        raw_console: plan.raw_console,
+    })
+    .map_err(Failure::failed)
+}
+
+/// Why this host can't be the metal itself, if it can't.
+fn host_facts() -> metal::HostFacts {
+    let obstacle = kvm::open()
+        .and_then(|kvm| facts::gather(&kvm))
+        .map_err(|error| error.to_string())
+        .and_then(|facts| {
+            nestling_arch::nested::available(&facts).map_err(|missing| missing.what())
+        })
+        .err();
+    metal::HostFacts { obstacle }
+}

@@ -1,0 +1,146 @@
+//! The configuration as a TOML file, in which everything may be left out.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nestling_arch::nested::Request;
+use serde::Deserialize;
+
+use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig};
+
+/// The schema this version reads.
+pub const VERSION: u32 = 1;
+
+/// A machine as far as a file, or the flags, describe it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "each field is the one of VmConfig with the same name"
+)]
+pub struct ConfigFile {
+    pub version: Option<u32>,
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: Option<String>,
+    pub cpus: Option<u32>,
+    pub memory: Option<MemoryConfig>,
+    pub nested: Option<Request>,
+    pub disk: Option<Vec<DiskConfig>>,
+    pub net: Option<Vec<NetConfig>>,
+    pub serial: Option<ConsoleMode>,
+    pub console: Option<ConsoleMode>,
+    pub channel: Option<Endpoint>,
+    pub events: Option<Endpoint>,
+    pub no_reboot: Option<bool>,
+    pub stats: Option<bool>,
+}
+
+/// Why a configuration file can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It can't be read.
+    #[error("can't read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It isn't TOML, or not of this schema.
+    #[error("{path}:{line}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there, in one line.
+        message: String,
+    },
+    /// It is of another schema.
+    #[error("{path}: schema version {found} isn't known; this nestling reads version {VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version it names.
+        found: u32,
+    },
+}
+
+impl ConfigFile {
+    /// Reads the file at `path`. Relative paths in it start at its folder.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let text = fs::read_to_string(path).map_err(|source| FileError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let mut file = Self::parse(&text, path)?;
+        if let Some(folder) = path.parent() {
+            file.start_paths_at(folder);
+        }
+        Ok(file)
+    }
+
+    /// Parses `text`; `path` only names it in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+        let file: Self = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            FileError::Parse {
+                path: path.into(),
+                line: text.as_bytes()[..start]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count()
+                    + 1,
+                message: error.message().lines().collect::<Vec<_>>().join("; "),
+            }
+        })?;
+        match file.version {
+            None | Some(VERSION) => Ok(file),
+            Some(found) => Err(FileError::Version {
+                path: path.into(),
+                found,
+            }),
+        }
+    }
+
+    /// Lays `flags` over this file: what they give wins.
+    pub fn overlaid(self, flags: Self) -> Self {
+        Self {
+            version: flags.version.or(self.version),
+            kernel: flags.kernel.or(self.kernel),
+            initrd: flags.initrd.or(self.initrd),
+            cmdline: flags.cmdline.or(self.cmdline),
+            cpus: flags.cpus.or(self.cpus),
+            memory: flags.memory.or(self.memory),
+            nested: flags.nested.or(self.nested),
+            disk: flags.disk.or(self.disk),
+            net: flags.net.or(self.net),
+            serial: flags.serial.or(self.serial),
+            console: flags.console.or(self.console),
+            channel: flags.channel.or(self.channel),
+            events: flags.events.or(self.events),
+            no_reboot: flags.no_reboot.or(self.no_reboot),
+            stats: flags.stats.or(self.stats),
+        }
+    }
+
+    fn start_paths_at(&mut self, folder: &Path) {
+        let consoles = [&mut self.serial, &mut self.console].into_iter().flatten();
+        let console_files = consoles.filter_map(|mode| match mode {
+            ConsoleMode::File(path) => Some(path),
+            ConsoleMode::Off | ConsoleMode::Tty => None,
+        });
+        let streams = [&mut self.channel, &mut self.events].into_iter().flatten();
+        let sockets = streams.filter_map(|endpoint| match endpoint {
+            Endpoint::Socket(path) => Some(path),
+            Endpoint::Descriptor(_) => None,
+        });
+        let files = [&mut self.kernel, &mut self.initrd].into_iter().flatten();
+        let disks = self.disk.iter_mut().flatten().map(|disk| &mut disk.path);
+        for path in files.chain(disks).chain(console_files).chain(sockets) {
+            *path = folder.join(&*path);
+        }
+    }
+}

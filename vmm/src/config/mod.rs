@@ -1,0 +1,143 @@
+//! What a machine is to be: from the command line, from a TOML file, or both.
+//!
+//! The file's schema is versioned and documented in docs/configuration.md.
+//! Flags win over the file. A list given by flags replaces the file's list.
+
+mod file;
+mod options;
+mod parts;
+
+use std::path::PathBuf;
+
+use nestling_arch::nested::Request;
+
+pub use file::{ConfigFile, FileError};
+pub use options::{OptionError, Options};
+pub use parts::{ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, NetConfig};
+
+use crate::size::Size;
+
+/// The most vCPUs a machine may have.
+pub const MAX_VCPUS: u32 = 64;
+
+/// The least memory a machine may have: a small kernel with its initramfs.
+pub const MIN_MEMORY: Size = Size::mib(16);
+
+/// Memory comes in steps of this, so that huge pages can back all of it.
+pub const MEMORY_STEP: Size = Size::mib(2);
+
+/// The most memory a machine may have: what fits below the 64-bit BAR window
+/// within 46 address bits, the least of any processor that nests well.
+pub const MAX_MEMORY: Size = Size(32 << 40);
+
+/// A machine, completely described and checked as far as no host is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmConfig {
+    /// The kernel: a bzImage, or an ELF with a PVH entry.
+    pub kernel: PathBuf,
+    /// The initial ramdisk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// The number of vCPUs.
+    pub cpus: u32,
+    /// The memory.
+    pub memory: MemoryConfig,
+    /// Whether the guest is shown VMX or SVM.
+    pub nested: Request,
+    /// Block devices, /dev/vda first.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces.
+    pub nets: Vec<NetConfig>,
+    /// Where the 16550 at 0x3f8 leads.
+    pub serial: ConsoleMode,
+    /// Where the virtio console (hvc0) leads.
+    pub console: ConsoleMode,
+    /// What stands behind the guest's port `nestling.channel`.
+    pub channel: Option<Endpoint>,
+    /// Where the monitor reports the machine's life as JSON lines.
+    pub events: Option<Endpoint>,
+    /// End with the guest's reset instead of starting over.
+    pub no_reboot: bool,
+    /// Print KVM's counts at the end.
+    pub stats: bool,
+}
+
+/// Why a configuration can't be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No kernel at all.
+    #[error("no kernel: give one by --kernel, or by `kernel =` in the configuration")]
+    NoKernel,
+    /// vCPUs outside 1 to 64.
+    #[error("--cpus {0}: a machine has 1 to {MAX_VCPUS} vCPUs")]
+    Cpus(u32),
+    /// Memory outside its limits.
+    #[error("--memory {0}: a machine has {MIN_MEMORY} to {MAX_MEMORY} of memory")]
+    MemorySize(Size),
+    /// Memory that isn't a whole number of pages.
+    #[error("--memory {size}: the size must be a multiple of {step}")]
+    MemoryStep {
+        /// What was asked for.
+        size: Size,
+        /// What it must be a multiple of.
+        step: Size,
+    },
+    /// Two parts that want standard input and output exclusively.
+    #[error("the same file descriptor {0} is given twice")]
+    SharedDescriptor(i32),
+}
+
+impl VmConfig {
+    /// Checks `file`, which holds flags and file merged, and fills the gaps
+    /// with defaults.
+    pub fn from_merged(file: ConfigFile) -> Result<Self, ConfigError> {
+        let config = Self {
+            kernel: file.kernel.ok_or(ConfigError::NoKernel)?,
+            initrd: file.initrd,
+            cmdline: file.cmdline.unwrap_or_else(|| "console=ttyS0".into()),
+            cpus: file.cpus.unwrap_or(1),
+            memory: file.memory.unwrap_or_default(),
+            nested: file.nested.unwrap_or(Request::Auto),
+            disks: file.disk.unwrap_or_default(),
+            nets: file.net.unwrap_or_default(),
+            serial: file.serial.unwrap_or(ConsoleMode::Tty),
+            console: file.console.unwrap_or(ConsoleMode::Off),
+            channel: file.channel,
+            events: file.events,
+            no_reboot: file.no_reboot.unwrap_or(false),
+            stats: file.stats.unwrap_or(false),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_VCPUS).contains(&self.cpus) {
+            return Err(ConfigError::Cpus(self.cpus));
+        }
+        let size = self.memory.size;
+        if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+            return Err(ConfigError::MemorySize(size));
+        }
+        let step = match self.memory.hugepages {
+            HugePages::Off | HugePages::Size2M => MEMORY_STEP,
+            HugePages::Size1G => Size::mib(1024),
+        };
+        if !size.bytes().is_multiple_of(step.bytes()) {
+            return Err(ConfigError::MemoryStep { size, step });
+        }
+        let mut descriptors = std::collections::BTreeSet::new();
+        let endpoints = [&self.channel, &self.events].into_iter().flatten();
+        let named = endpoints.filter_map(Endpoint::descriptor);
+        for fd in named.chain(self.nets.iter().filter_map(|net| net.fd)) {
+            if !descriptors.insert(fd) {
+                return Err(ConfigError::SharedDescriptor(fd));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

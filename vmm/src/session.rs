@@ -1,0 +1,161 @@
+//! One `nestling run`: a machine, booted again after each reset, with the
+//! user's terminal in between.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+
+use crate::builder::{self, BuildError, Prepared};
+use crate::channel::{How, MonitorEvent};
+use crate::cli::Verdict;
+use crate::config::VmConfig;
+use crate::exit::End;
+use crate::keyboard::Keyboard;
+use crate::machine::{Controls, MachineError, Report};
+use crate::report;
+use crate::signals::Signals;
+use crate::streams::{StreamError, Streams, duplicate};
+use crate::terminal::RawMode;
+
+/// Why a machine did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// A stream can't be had.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The machine can't be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The machine broke down.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The system refused something around it.
+    #[error("can't {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Boots the machine, stays until it ends, and says how it was.
+///
+/// All inputs are opened, and all that can be checked is checked, before the
+/// terminal changes its mode and before the first vCPU runs.
+pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
+    let host = |what| move |source| SessionError::Host { what, source };
+    // Before any thread starts, so that all of them have the signals blocked.
+    let signals = Signals::block().map_err(host("block signals"))?;
+    let streams = Streams::open(config)?;
+    let mut events = EventLog::new(&streams)?;
+    let prepared = Prepared::new(config)?;
+    let mut machine = prepared.build(&streams, &events)?;
+
+    let terminal = if builder::takes_keys(config) && io::stdin().is_terminal() {
+        RawMode::enter(&io::stdin()).map_err(host("put the terminal into raw mode"))?
+    } else {
+        None
+    };
+    let mut controls = Controls {
+        signals,
+        keyboard: Keyboard::default(),
+        stdin_open: true,
+    };
+    let report = loop {
+        events.write(&MonitorEvent::Started);
+        let report = machine.run(&mut controls)?;
+        match &report.end {
+            End::Reset if !config.no_reboot => tracing::debug!("the guest reset the machine"),
+            End::TripleFault if !config.no_reboot => {
+                tracing::warn!("the guest's processor shut down (triple fault); booting again");
+            }
+            _ => break report,
+        }
+        machine = prepared.build(&streams, &events)?;
+    };
+    drop(terminal);
+    finish(config, &report, &mut events, json)
+}
+
+fn finish(
+    config: &VmConfig,
+    report: &Report,
+    events: &mut EventLog,
+    json: bool,
+) -> Result<Verdict, SessionError> {
+    events.write(&report::exits_event(report));
+    let (how, detail) = how(&report.end);
+    events.write(&MonitorEvent::Ended {
+        how,
+        detail: detail.clone(),
+    });
+    if config.stats {
+        let text = if json {
+            report::json(report)
+        } else {
+            report::text(report)
+        };
+        // Standard output is the guest's; the summary goes beside it.
+        io::stderr()
+            .write_all(text.as_bytes())
+            .map_err(|source| SessionError::Host {
+                what: "print the counts",
+                source,
+            })?;
+    }
+    match &report.end {
+        End::PowerOff | End::Stopped | End::Reset if !report.panicked => Ok(Verdict::Done),
+        End::Failed(reason) => {
+            tracing::error!("the machine can't go on: {reason}");
+            Ok(Verdict::Failed)
+        }
+        End::TripleFault => {
+            tracing::error!("the guest's processor shut down (triple fault)");
+            Ok(Verdict::Failed)
+        }
+        End::PowerOff | End::Stopped | End::Reset => {
+            tracing::error!("the guest's kernel panicked");
+            Ok(Verdict::Failed)
+        }
+    }
+}
+
+fn how(end: &End) -> (How, String) {
+    match end {
+        End::PowerOff => (How::PowerOff, String::new()),
+        End::Reset => (How::Reset, String::new()),
+        End::TripleFault => (How::TripleFault, String::new()),
+        End::Stopped => (How::Killed, String::new()),
+        End::Failed(reason) => (How::Error, reason.clone()),
+    }
+}
+
+/// The machine's life as JSON lines, for whoever asked for it.
+#[derive(Debug)]
+pub struct EventLog(Option<File>);
+
+impl EventLog {
+    fn new(streams: &Streams) -> Result<Self, StreamError> {
+        streams
+            .events
+            .as_ref()
+            .map(duplicate)
+            .transpose()
+            .map(|fd| Self(fd.map(File::from)))
+    }
+
+    /// A second writer to the same log.
+    pub fn another(&self) -> io::Result<Self> {
+        self.0.as_ref().map(File::try_clone).transpose().map(Self)
+    }
+
+    /// Writes one event. A listener that has gone away stops nothing.
+    pub fn write(&mut self, event: &MonitorEvent) {
+        let Some(file) = &mut self.0 else { return };
+        let mut line = serde_json::to_vec(event).expect("events are maps of strings and numbers");
+        line.push(b'\n');
+        if file.write_all(&line).is_err() {
+            self.0 = None;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The user's terminal: raw while a guest has it, restored whatever happens.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Mutex;
+
+/// What to restore if the process is stopped by a signal or a panic.
+static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
+
+/// A terminal in raw mode; dropping it restores the mode it had.
+#[derive(Debug)]
+pub struct RawMode(());
+
+impl RawMode {
+    /// Puts the terminal behind `fd` into raw mode, or returns `None` where
+    /// `fd` is no terminal.
+    pub fn enter(fd: &impl AsRawFd) -> io::Result<Option<Self>> {
+        let fd = fd.as_raw_fd();
+        let Some(original) = attributes(fd) else {
+            return Ok(None);
+        };
+        let mut raw = original;
+        // SAFETY: `raw` is a whole termios; cfmakeraw only changes its flags.
+        unsafe { libc::cfmakeraw(&raw mut raw) };
+        set_attributes(fd, &raw)?;
+        *SAVED
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some((fd, original));
+        Ok(Some(Self(())))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Restores the terminal if it is raw. For the way out that runs no
+/// destructors: panics abort in release builds.
+pub fn restore() {
+    let saved = SAVED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .take();
+    if let Some((fd, original)) = saved {
+        // Nothing is left to do where even this fails.
+        let _ = set_attributes(fd, &original);
+    }
+}
+
+/// The size of the terminal behind `fd`, as (columns, rows).
+pub fn size(fd: &impl AsRawFd) -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: TIOCGWINSZ writes one winsize to the address given, and any bytes are a winsize.
+    let size = unsafe {
+        if libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+            return None;
+        }
+        size.assume_init()
+    };
+    (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
+}
+
+fn attributes(fd: RawFd) -> Option<libc::termios> {
+    let mut attributes = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: tcgetattr writes one termios to the address given, and any bytes are a termios.
+    unsafe { (libc::tcgetattr(fd, attributes.as_mut_ptr()) == 0).then(|| attributes.assume_init()) }
+}
+
+fn set_attributes(fd: RawFd, attributes: &libc::termios) -> io::Result<()> {
+    // SAFETY: the call reads one termios from a valid reference.
+    match unsafe { libc::tcsetattr(fd, libc::TCSANOW, attributes) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_no_terminal() {
+        let file = File::open("/dev/null").expect("exists everywhere");
+        assert!(RawMode::enter(&file).expect("asks, doesn't fail").is_none());
+        assert_eq!(size(&file), None);
+    }
+
+    #[test]
+    fn raw_mode_ends_with_its_guard() {
+        let master = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/ptmx")
+            .expect("ptmx");
+        let before = attributes(master.as_raw_fd()).expect("a terminal");
+        let guard = RawMode::enter(&master).expect("raw").expect("a terminal");
+        let raw = attributes(master.as_raw_fd()).expect("a terminal");
+        assert_eq!(raw.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG), 0);
+        drop(guard);
+        let after = attributes(master.as_raw_fd()).expect("a terminal");
+        assert_eq!(after.c_lflag, before.c_lflag);
+        assert_eq!(after.c_iflag, before.c_iflag);
+    }
+}

@@ -1,0 +1,282 @@
+//! A vCPU and the thread that runs it.
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+use nestling_arch::cpuid::Cpuid;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::exit::{self, Buses, End, Next, UserExits};
+use crate::stats::{Counts, Statistics};
+use crate::vm::{Vm, VmError, ioctl};
+
+/// Why a vCPU could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// KVM refused a call.
+    #[error("vCPU {vcpu}: {source}")]
+    Kvm {
+        /// The vCPU's index.
+        vcpu: u32,
+        /// The call and its error.
+        source: VmError,
+    },
+    /// KVM refused a value of an MSR.
+    #[error("vCPU {vcpu}: KVM refuses {value:#x} in MSR {index:#x}")]
+    Msr {
+        /// The vCPU's index.
+        vcpu: u32,
+        /// The register.
+        index: u32,
+        /// The value.
+        value: u64,
+    },
+    /// The vCPU's CPUID can't be told to KVM.
+    #[error("vCPU {vcpu}: {source}")]
+    Cpuid {
+        /// The vCPU's index.
+        vcpu: u32,
+        /// Why.
+        source: nestling_arch::cpuid::Error,
+    },
+    /// The host gave no thread.
+    #[error("vCPU {vcpu}: can't start a thread: {source}")]
+    Thread {
+        /// The vCPU's index.
+        vcpu: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A vCPU that doesn't run yet.
+pub struct Vcpu {
+    index: u32,
+    fd: VcpuFd,
+}
+
+/// The local APIC's LINT0 and LINT1 registers (SDM 3, 11.5.1).
+const LVT_LINT0: usize = 0x350;
+const LVT_LINT1: usize = 0x360;
+/// Delivery modes of a local vector table entry.
+const MODE_NMI: u32 = 0b100 << 8;
+const MODE_EXTINT: u32 = 0b111 << 8;
+
+impl Vcpu {
+    /// Creates vCPU `index`, which is also its APIC id.
+    pub fn new(vm: &Vm, index: u32) -> Result<Self, VcpuError> {
+        let fd = ioctl("KVM_CREATE_VCPU", vm.fd().create_vcpu(index.into())).map_err(|source| {
+            VcpuError::Kvm {
+                vcpu: index,
+                source,
+            }
+        })?;
+        Ok(Self { index, fd })
+    }
+
+    fn kvm<T>(
+        &self,
+        call: &'static str,
+        result: Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, VcpuError> {
+        ioctl(call, result).map_err(|source| VcpuError::Kvm {
+            vcpu: self.index,
+            source,
+        })
+    }
+
+    /// KVM's descriptor of the vCPU.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Sets what CPUID tells the guest. Comes first: KVM checks later state
+    /// against it.
+    pub fn set_cpuid(&self, cpuid: &Cpuid) -> Result<(), VcpuError> {
+        let refused = |source| VcpuError::Cpuid {
+            vcpu: self.index,
+            source,
+        };
+        let entries = cpuid.to_entries().map_err(refused)?;
+        let entries = CpuId::from_entries(&entries).expect("as many as the set allows");
+        self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))
+    }
+
+    /// Writes MSRs, all of them or an error that names the one refused.
+    pub fn set_msrs(&self, msrs: &[(u32, u64)]) -> Result<(), VcpuError> {
+        let entries: Vec<kvm_msr_entry> = msrs
+            .iter()
+            .map(|&(index, data)| kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            })
+            .collect();
+        let list = Msrs::from_entries(&entries).expect("a boot list is far below KVM's limit");
+        let written = self.kvm("KVM_SET_MSRS", self.fd.set_msrs(&list))?;
+        match msrs.get(written) {
+            Some(&(index, value)) => Err(VcpuError::Msr {
+                vcpu: self.index,
+                index,
+                value,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves the local APIC as firmware would: LINT0 takes the PIC's
+    /// interrupts, LINT1 the NMI (MP 1.4, 3.6.2.2).
+    pub fn set_lint(&self) -> Result<(), VcpuError> {
+        let mut apic = self.kvm("KVM_GET_LAPIC", self.fd.get_lapic())?;
+        for (register, mode) in [(LVT_LINT0, MODE_EXTINT), (LVT_LINT1, MODE_NMI)] {
+            // The field is of c_char, whatever its sign.
+            for (slot, byte) in apic.regs[register..].iter_mut().zip(mode.to_le_bytes()) {
+                *slot = libc::c_char::from_ne_bytes([byte]);
+            }
+        }
+        self.kvm("KVM_SET_LAPIC", self.fd.set_lapic(&apic))
+    }
+
+    /// Puts the boot processor at the kernel's entry, in the state `state`
+    /// describes.
+    pub fn set_entry(&self, state: &nestling_arch::regs::BootRegisters) -> Result<(), VcpuError> {
+        let mut special = self.kvm("KVM_GET_SREGS", self.fd.get_sregs())?;
+        state.apply(&mut special);
+        self.kvm("KVM_SET_SREGS", self.fd.set_sregs(&special))?;
+        self.kvm("KVM_SET_REGS", self.fd.set_regs(&state.regs))
+    }
+
+    /// Starts the vCPU on a thread of its own.
+    pub fn start(self, buses: Buses, ends: Ends) -> Result<VcpuThread, VcpuError> {
+        register_kick();
+        let index = self.index;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .stack_size(256 << 10)
+            .spawn(move || self.run(&buses, &ends, &seen))
+            .map_err(|source| VcpuError::Thread {
+                vcpu: index,
+                source,
+            })?;
+        Ok(VcpuThread { stop, thread })
+    }
+
+    fn run(mut self, buses: &Buses, ends: &Ends, stop: &AtomicBool) -> Finished {
+        KICK.set(&raw mut self.fd.get_kvm_run().immediate_exit);
+        let mut user_exits = UserExits::default();
+        let end = loop {
+            if stop.load(Ordering::Acquire) {
+                break None;
+            }
+            match self.fd.run() {
+                Ok(exit) => match exit::handle(exit, buses, &mut user_exits) {
+                    Next::Enter => {}
+                    Next::Stop(end) => break Some(end),
+                },
+                Err(error) => match error.errno() {
+                    libc::EINTR => {
+                        user_exits.other += 1;
+                        self.fd.set_kvm_immediate_exit(0);
+                    }
+                    libc::EAGAIN => {}
+                    _ => break Some(End::Failed(format!("KVM_RUN failed: {error}"))),
+                },
+            }
+        };
+        KICK.set(ptr::null_mut());
+        if let Some(end) = end {
+            ends.report(end);
+        }
+        let counts = Statistics::open(&self.fd)
+            .and_then(|s| s.read())
+            .unwrap_or_default();
+        Finished {
+            index: self.index,
+            counts,
+            user_exits,
+        }
+    }
+}
+
+/// Where vCPUs say that the machine has ended.
+#[derive(Clone)]
+pub struct Ends {
+    /// Takes how it ended.
+    pub sender: Sender<End>,
+    /// Wakes whoever waits for it.
+    pub wake: Arc<EventFd>,
+}
+
+impl Ends {
+    /// Reports `end`; the first report counts.
+    pub fn report(&self, end: End) {
+        // Without a receiver the machine has ended already.
+        let _ = self.sender.send(end);
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A running vCPU.
+pub struct VcpuThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Finished>,
+}
+
+/// What is left of a vCPU when it has stopped.
+#[derive(Debug)]
+pub struct Finished {
+    /// The vCPU's index.
+    pub index: u32,
+    /// KVM's counts for it.
+    pub counts: Counts,
+    /// Exits that reached the monitor.
+    pub user_exits: UserExits,
+}
+
+impl VcpuThread {
+    /// Asks the vCPU to stop before its next entry.
+    pub fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // A thread that has ended needs no kick.
+        let _ = self.thread.kill(SIGRTMIN());
+    }
+
+    /// Waits for the vCPU to stop. `None` if its thread panicked.
+    pub fn join(self) -> Option<Finished> {
+        self.thread.join().ok()
+    }
+}
+
+thread_local! {
+    /// The running vCPU's `immediate_exit`, for the signal handler.
+    static KICK: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Makes the kick signal end KVM_RUN, also one that is about to begin: a
+/// signal that arrives before the entry sets `immediate_exit` (KVM API, 5).
+fn register_kick() {
+    extern "C" fn kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        let flag = KICK.get();
+        if !flag.is_null() {
+            // SAFETY: the pointer leads into this thread's own kvm_run page, set while the vCPU
+            // runs and cleared before the page is unmapped; KVM reads the byte, nobody else.
+            unsafe { flag.write_volatile(1) };
+        }
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        register_signal_handler(SIGRTMIN(), kick).expect("SIGRTMIN may be handled");
+    });
+}

@@ -1,0 +1,356 @@
+//! A KVM virtual machine: its memory slots, interrupt controllers, and what
+//! its devices need of it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+    kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
+use nestling_arch::{GuestMemory, layout};
+use nestling_devices::host::{Host, MsiMessage};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+/// GSIs below this are the IOAPIC's pins; MSIs come after them.
+const FIRST_MSI: u32 = layout::IOAPIC_PINS;
+
+/// GSIs that KVM routes at all (KVM_MAX_IRQ_ROUTES).
+const GSI_LIMIT: u32 = 4096;
+
+/// An ioctl that KVM refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} failed: {source}")]
+pub struct VmError {
+    /// The ioctl's name.
+    pub call: &'static str,
+    /// What the kernel said.
+    pub source: kvm_ioctls::Error,
+}
+
+/// Names the ioctl that failed.
+pub(crate) fn ioctl<T>(
+    call: &'static str,
+    result: Result<T, kvm_ioctls::Error>,
+) -> Result<T, VmError> {
+    result.map_err(|source| VmError { call, source })
+}
+
+/// A virtual machine without vCPUs yet.
+///
+/// Lock order: `routes` is taken alone.
+pub struct Vm {
+    fd: VmFd,
+    routes: Mutex<Routes>,
+    // Guest memory must stay mapped for as long as KVM may reach into it.
+    memory: Arc<GuestMemory>,
+}
+
+impl Vm {
+    /// Creates a machine over `memory`, with PIC, IOAPIC, PIT and room for
+    /// local APICs in the kernel.
+    pub fn new(kvm: &Kvm, memory: Arc<GuestMemory>) -> Result<Arc<Self>, VmError> {
+        let fd = ioctl("KVM_CREATE_VM", kvm.create_vm())?;
+        // Intel processors without unrestricted guest need both, outside RAM.
+        ioctl(
+            "KVM_SET_IDENTITY_MAP_ADDR",
+            fd.set_identity_map_address(layout::KVM_IDENTITY_MAP),
+        )?;
+        let tss = usize::try_from(layout::KVM_TSS).expect("an address below 4 GiB fits");
+        ioctl("KVM_SET_TSS_ADDR", fd.set_tss_address(tss))?;
+        ioctl("KVM_CREATE_IRQCHIP", fd.create_irq_chip())?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        ioctl("KVM_CREATE_PIT2", fd.create_pit2(pit))?;
+        let vm = Self {
+            fd,
+            routes: Mutex::new(Routes::new()),
+            memory,
+        };
+        vm.map_memory()?;
+        Ok(Arc::new(vm))
+    }
+
+    #[expect(unsafe_code, reason = "KVM maps the monitor's memory into the guest")]
+    fn map_memory(&self) -> Result<(), VmError> {
+        for (slot, region) in (0u32..).zip(self.memory.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: the region is mapped, is as large as said, overlaps no other slot since
+            // guest regions don't, and lives as long as `self` does.
+            let mapped = unsafe { self.fd.set_user_memory_region(region) };
+            ioctl("KVM_SET_USER_MEMORY_REGION", mapped)?;
+        }
+        Ok(())
+    }
+
+    /// KVM's descriptor of the machine.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Ties `fd` to a pin of the IOAPIC: each signal is one edge.
+    pub fn connect_irq(&self, fd: &EventFd, pin: u32) -> Result<(), VmError> {
+        ioctl("KVM_IRQFD", self.fd.register_irqfd(fd, pin))
+    }
+
+    /// Ties `fd` to a level-triggered pin: a signal raises it, and `resample`
+    /// is signalled when the guest has acknowledged the interrupt.
+    pub fn connect_level_irq(
+        &self,
+        fd: &EventFd,
+        resample: &EventFd,
+        pin: u32,
+    ) -> Result<(), VmError> {
+        ioctl(
+            "KVM_IRQFD",
+            self.fd.register_irqfd_with_resample(fd, resample, pin),
+        )
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, routes: &Routes) -> io::Result<()> {
+        let table = KvmIrqRouting::from_entries(&routes.entries())
+            .map_err(|_| io::Error::other("more interrupt routes than KVM takes"))?;
+        self.fd.set_gsi_routing(&table).map_err(os_error)
+    }
+}
+
+fn os_error(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+impl Host for Vm {
+    fn add_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
+        self.fd
+            .register_ioevent(fd, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(os_error)
+    }
+
+    fn remove_doorbell(&self, address: u64, fd: &EventFd) -> io::Result<()> {
+        self.fd
+            .unregister_ioevent(fd, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(os_error)
+    }
+
+    fn allocate_msi(&self, fd: &EventFd) -> io::Result<u32> {
+        let gsi = self.routes().allocate()?;
+        self.fd.register_irqfd(fd, gsi).map_err(|error| {
+            self.routes().free(gsi);
+            os_error(error)
+        })?;
+        Ok(gsi)
+    }
+
+    fn route_msi(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
+        let mut routes = self.routes();
+        // Publishing waits for a grace period in the kernel: only when it must be.
+        if routes.set(gsi, message)? {
+            self.publish(&routes)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn free_msi(&self, gsi: u32, fd: &EventFd) -> io::Result<()> {
+        self.fd.unregister_irqfd(fd, gsi).map_err(os_error)?;
+        // The stale route is harmless without its irqfd, and goes with the next publication.
+        self.routes().free(gsi);
+        Ok(())
+    }
+}
+
+/// Which GSIs are in use, and the message each raises.
+struct Routes(Vec<Slot>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Silent,
+    Routed(MsiMessage),
+}
+
+impl Routes {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn allocate(&mut self) -> io::Result<u32> {
+        let index = match self.0.iter().position(|slot| *slot == Slot::Free) {
+            Some(index) => index,
+            None => {
+                self.0.push(Slot::Free);
+                self.0.len() - 1
+            }
+        };
+        let gsi = u32::try_from(index)
+            .unwrap_or(u32::MAX)
+            .saturating_add(FIRST_MSI);
+        if gsi >= GSI_LIMIT {
+            return Err(io::Error::other("no interrupt line is left"));
+        }
+        self.0[index] = Slot::Silent;
+        Ok(gsi)
+    }
+
+    fn slot(&mut self, gsi: u32) -> Option<&mut Slot> {
+        self.0.get_mut(gsi.checked_sub(FIRST_MSI)? as usize)
+    }
+
+    fn free(&mut self, gsi: u32) {
+        if let Some(slot) = self.slot(gsi) {
+            *slot = Slot::Free;
+        }
+    }
+
+    /// Whether the route is another than before.
+    fn set(&mut self, gsi: u32, message: MsiMessage) -> io::Result<bool> {
+        match self.slot(gsi) {
+            None | Some(Slot::Free) => Err(io::Error::other("the interrupt line isn't allocated")),
+            Some(slot) => {
+                let changed = *slot != Slot::Routed(message);
+                *slot = Slot::Routed(message);
+                Ok(changed)
+            }
+        }
+    }
+
+    /// The whole table: the controllers' pins as KVM has them by default,
+    /// then the messages.
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let pins = (0..layout::IOAPIC_PINS).flat_map(|pin| {
+            let pic = match pin {
+                0..8 => Some((KVM_IRQCHIP_PIC_MASTER, pin)),
+                8..16 => Some((KVM_IRQCHIP_PIC_SLAVE, pin - 8)),
+                _ => None,
+            };
+            let ioapic = Some((KVM_IRQCHIP_IOAPIC, pin));
+            pic.into_iter()
+                .chain(ioapic)
+                .map(move |(chip, at)| irqchip_route(pin, chip, at))
+        });
+        let messages = (FIRST_MSI..)
+            .zip(&self.0)
+            .filter_map(|(gsi, slot)| match slot {
+                Slot::Routed(message) => Some(msi_route(gsi, *message)),
+                Slot::Free | Slot::Silent => None,
+            });
+        pins.chain(messages).collect()
+    }
+}
+
+fn irqchip_route(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            irqchip: kvm_irq_routing_irqchip { irqchip, pin },
+        },
+        ..Default::default()
+    }
+}
+
+fn msi_route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let msi = kvm_irq_routing_msi {
+        // The halves of the address.
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+        address_lo: message.address as u32,
+        #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
+        address_hi: (message.address >> 32) as u32,
+        data: message.data,
+        ..Default::default()
+    };
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { msi },
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0xFEE0_0000,
+        data: 0x31,
+    };
+
+    #[test]
+    fn lines_are_numbered_after_the_ioapic_and_reused() {
+        let mut routes = Routes::new();
+        assert_eq!(routes.allocate().expect("room"), 24);
+        assert_eq!(routes.allocate().expect("room"), 25);
+        routes.free(24);
+        assert_eq!(routes.allocate().expect("room"), 24);
+    }
+
+    #[test]
+    fn the_same_message_again_changes_nothing() {
+        let mut routes = Routes::new();
+        let gsi = routes.allocate().expect("room");
+        assert!(routes.set(gsi, MESSAGE).expect("allocated"));
+        assert!(!routes.set(gsi, MESSAGE).expect("allocated"));
+        assert!(
+            routes
+                .set(
+                    gsi,
+                    MsiMessage {
+                        data: 0x32,
+                        ..MESSAGE
+                    }
+                )
+                .expect("allocated")
+        );
+    }
+
+    #[test]
+    fn a_line_that_was_never_given_cannot_be_routed() {
+        let mut routes = Routes::new();
+        assert!(routes.set(24, MESSAGE).is_err());
+        assert!(routes.set(3, MESSAGE).is_err());
+        let gsi = routes.allocate().expect("room");
+        routes.free(gsi);
+        assert!(routes.set(gsi, MESSAGE).is_err());
+    }
+
+    #[test]
+    fn lines_run_out_before_kvm_does() {
+        let mut routes = Routes::new();
+        let given = std::iter::from_fn(|| routes.allocate().ok()).count();
+        assert_eq!(given, 4096 - 24);
+    }
+
+    #[test]
+    fn the_table_keeps_the_pins_and_adds_the_messages() {
+        let mut routes = Routes::new();
+        let gsi = routes.allocate().expect("room");
+        routes.allocate().expect("room");
+        assert_eq!(routes.entries().len(), 40);
+        routes.set(gsi, MESSAGE).expect("allocated");
+        let entries = routes.entries();
+        assert_eq!(entries.len(), 41);
+        assert_eq!(entries[40].gsi, 24);
+        assert_eq!(entries[40].type_, KVM_IRQ_ROUTING_MSI);
+    }
+}

@@ -15,7 +15,7 @@ use crate::exit::{End, UserExits};
 use crate::input::Input;
 use crate::keyboard::{HELP, Keyboard, Request};
 use crate::platform::Platform;
-use crate::signals::{Signal, Signals};
+use crate::signals::Signals;
 use crate::stats::{self, Counts, Statistics};
 use crate::vcpu::{Ends, Finished, Vcpu, VcpuError, VcpuThread};
 use crate::vm::Vm;
@@ -176,20 +176,17 @@ impl Desk<'_> {
         }
     }
 
-    fn on_signal(&mut self, signal: Signal) {
-        match signal {
-            Signal::Resized => {
-                if let (Some(console), Some(size)) = (&self.console, terminal::size(&io::stdout()))
-                {
-                    console.resize(size.0, size.1);
-                }
+    fn on_signal(&mut self, number: u32) {
+        if i32::try_from(number) == Ok(libc::SIGWINCH) {
+            if let (Some(console), Some(size)) = (&self.console, terminal::size(&io::stdout())) {
+                console.resize(size.0, size.1);
             }
-            Signal::Terminate if self.asked_to_end => self.end = Some(End::Stopped),
-            Signal::Terminate => {
-                self.asked_to_end = true;
-                tracing::info!("pressing the guest's power button; signal again to end it now");
-                lock(&self.pm).press_power_button();
-            }
+        } else if self.asked_to_end {
+            self.end = Some(End::Stopped);
+        } else {
+            self.asked_to_end = true;
+            tracing::info!("pressing the guest's power button; signal again to end it now");
+            lock(&self.pm).press_power_button();
         }
     }
 
@@ -257,8 +254,8 @@ impl MutEventSubscriber for Desk<'_> {
                 self.end = self.receiver.try_recv().ok();
             }
             SIGNALS => {
-                while let Some(signal) = self.controls.signals.next() {
-                    self.on_signal(signal);
+                while let Some(number) = self.controls.signals.take() {
+                    self.on_signal(number);
                 }
             }
             STDIN => self.on_stdin(ops),

@@ -38,6 +38,9 @@ pub enum SessionError {
     },
 }
 
+/// Those that ask the machine to end, and the one that tells of a new terminal size.
+const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGWINCH];
+
 /// Boots the machine, stays until it ends, and says how it was.
 ///
 /// All inputs are opened, and all that can be checked is checked, before the
@@ -45,7 +48,7 @@ pub enum SessionError {
 pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
     let host = |what| move |source| SessionError::Host { what, source };
     // Before any thread starts, so that all of them have the signals blocked.
-    let signals = Signals::block().map_err(host("block signals"))?;
+    let signals = Signals::block(&SIGNALS).map_err(host("block signals"))?;
     let streams = Streams::open(config)?;
     let mut events = EventLog::new(&streams)?;
     let prepared = Prepared::new(config)?;

@@ -15,7 +15,8 @@ use kvm_bindings::{
 };
 use vmm_sys_util::ioctl::ioctl;
 
-vmm_sys_util::ioctl_io_nr!(KVM_GET_STATS_FD, kvm_bindings::KVMIO, 0xce);
+/// _IO(KVMIO, 0xce).
+const KVM_GET_STATS_FD: libc::c_ulong = 0xAECE;
 
 /// Counts by the name KVM gives them.
 pub type Counts = BTreeMap<String, u64>;
@@ -41,7 +42,7 @@ impl Statistics {
     /// Asks for the statistics of `fd`, a VM's or vCPU's descriptor (Linux 5.14).
     pub fn open(fd: &impl AsRawFd) -> io::Result<Self> {
         // SAFETY: the ioctl takes no argument and returns a new descriptor.
-        let stats = unsafe { ioctl(fd, KVM_GET_STATS_FD()) };
+        let stats = unsafe { ioctl(fd, KVM_GET_STATS_FD) };
         if stats < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -274,7 +274,6 @@ fn msi_route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
         // The halves of the address.
         #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
         address_lo: message.address as u32,
-        #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
         address_hi: (message.address >> 32) as u32,
         data: message.data,
         ..Default::default()

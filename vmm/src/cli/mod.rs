@@ -68,7 +68,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Build the image that every level of a nest boots
     #[command(subcommand)]
-    Image(image::Image),
+    Image(Box<image::Image>),
     /// Print a shell's completion script
     Completions(completions::Completions),
     /// Write the manual pages into a folder

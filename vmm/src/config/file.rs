@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig};
 
 /// The schema this version reads.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// A machine as far as a file, or the flags, describe it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

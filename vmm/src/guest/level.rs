@@ -13,9 +13,10 @@ use super::{facts, setup, workload};
 use crate::channel::{Event, Fault, FaultKind, How, What, WorkloadResult};
 use crate::image::archive::{self, Tree};
 use crate::nest::machine::{self, MonitorSpec};
-use crate::nest::process::{self, Signals};
+use crate::nest::process;
 use crate::nest::supervise::supervise;
 use crate::order::{self, Nest, Order, Step, Workload};
+use crate::signals::Signals;
 
 /// The image's kernel, which boots the next level as well.
 const KERNEL: &str = "/nestling/kernel";
@@ -70,6 +71,7 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
         }
     }
     reporter.send(What::Done);
+    reporter.drain();
     0
 }
 

@@ -24,8 +24,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::channel::{self, Fault, FaultKind, What};
-use crate::nest::process::{self, Signals};
+use crate::nest::process;
 use crate::order::{self, Order};
+use crate::signals::Signals;
 use power::Button;
 use report::Reporter;
 use sys::{Pid, Status};
@@ -53,6 +54,7 @@ pub fn run() -> ! {
             detail,
         }));
     }
+    reporter.drain();
     if let Ok(signals) = &signals {
         end_processes(signals);
     }

@@ -83,6 +83,16 @@ impl Reporter {
         }
     }
 
+    /// Waits until all that was sent is on its way: a serial line is slow, and
+    /// powering off drops what it still holds.
+    pub(crate) fn drain(&self) {
+        if let Some(channel) = &self.channel
+            && io::IsTerminal::is_terminal(channel)
+        {
+            sys::drain(channel);
+        }
+    }
+
     /// Gives a sign of life if none was given for `interval`.
     pub(crate) fn heartbeat(&mut self, interval: Duration) {
         if self.beat.is_none_or(|beat| beat.elapsed() >= interval) {

@@ -204,6 +204,12 @@ pub(crate) fn make_raw(tty: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TCSETS2, &raw const settings) }).map(drop)
 }
 
+/// Waits until a terminal has sent what was written to it.
+pub(crate) fn drain(tty: &File) {
+    // SAFETY: the call takes a descriptor and no pointers.
+    unsafe { libc::tcdrain(tty.as_raw_fd()) };
+}
+
 /// The release of the running kernel (uname(2)).
 pub(crate) fn kernel_release() -> String {
     // SAFETY: all zeroes is a valid utsname; the kernel fills it.

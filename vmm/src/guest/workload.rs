@@ -17,8 +17,9 @@ use super::facts::{self, Processor};
 use super::report::say;
 use super::sys::{self, Status};
 use crate::channel::{MAX_TEXT, WorkloadResult};
-use crate::nest::process::{self, Signals};
+use crate::nest::process;
 use crate::order::{Workload, pattern};
+use crate::signals::Signals;
 
 /// Where programs are looked for.
 const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";

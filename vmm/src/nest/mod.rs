@@ -20,8 +20,9 @@ use std::time::Duration;
 use crate::channel::Event;
 use crate::guest::facts;
 use crate::order::{Nest, Step};
+use crate::signals::Signals;
 use machine::Machine;
-use process::Signals;
+
 use relay::Relay;
 use report::Report;
 use screen::Screen;

@@ -1,9 +1,8 @@
 //! Child processes and what is waited for: process descriptors, signals, poll.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -77,50 +76,6 @@ fn pid_of(child: &Child) -> libc::pid_t {
     libc::pid_t::try_from(child.id()).expect("the kernel's process numbers fit pid_t")
 }
 
-/// Signals taken as readable events instead of by handlers (signalfd(2)).
-#[derive(Debug)]
-pub struct Signals(File);
-
-impl Signals {
-    /// Blocks `signals` for this thread, and those it starts, and gathers them.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn block(signals: &[libc::c_int]) -> io::Result<Self> {
-        // SAFETY: the set is initialised by sigemptyset before it is read.
-        unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            for &signal in signals {
-                check(libc::sigaddset(&raw mut set, signal))?;
-            }
-            check(libc::sigprocmask(
-                libc::SIG_BLOCK,
-                &raw const set,
-                std::ptr::null_mut(),
-            ))?;
-            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-            check(libc::signalfd(-1, &raw const set, flags)).map(|fd| Self(File::from_raw_fd(fd)))
-        }
-    }
-
-    /// Takes one pending signal's number.
-    pub fn take(&self) -> Option<u32> {
-        // struct signalfd_siginfo has 128 bytes, the first four ssi_signo.
-        let mut record = [0; 128];
-        io::Read::read_exact(&mut &self.0, &mut record).ok()?;
-        record
-            .first_chunk()
-            .map(|number| u32::from_ne_bytes(*number))
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 /// Makes reads from `fd` answer `WouldBlock` instead of waiting.
 ///
 /// # Errors
@@ -164,6 +119,8 @@ pub fn poll(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Vec<bool>> 
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use std::os::unix::process::ExitStatusExt;
 

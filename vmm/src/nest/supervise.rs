@@ -8,12 +8,13 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::machine::Machine;
-use super::process::{self, Signals};
+use super::process;
 use super::relay::Relay;
 use super::watch::{Verdict, Watch};
 use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
 use crate::keyboard::Request;
 use crate::order::Limits;
+use crate::signals::Signals;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);

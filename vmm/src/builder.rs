@@ -1,6 +1,7 @@
 //! The recipe: from a configuration to a machine, read top to bottom.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::{Cap, Kvm};
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::{ConsoleMode, VmConfig};
 use crate::facts;
+use crate::kernels;
 use crate::kvm::{self, KvmError};
 use crate::machine::Machine;
 use crate::mapping::{Mapping, MappingError};
@@ -92,19 +94,18 @@ pub struct Prepared<'a> {
     kvm: Kvm,
     facts: HostFacts,
     exposure: Exposure,
-    kernel: Mapping,
-    initrd: Option<Mapping>,
+    /// The kernel as configured, or as it was kept unpacked.
+    kernel: PathBuf,
 }
 
 impl<'a> Prepared<'a> {
     /// Opens and checks what `config` names, before anything starts.
     pub fn new(config: &'a VmConfig) -> Result<Self, BuildError> {
-        let kernel = Mapping::open(&config.kernel, "kernel")?;
-        let initrd = config
-            .initrd
-            .as_ref()
-            .map(|path| Mapping::open(path, "initrd"))
-            .transpose()?;
+        // Both are read in place when they are loaded; here only whether they can be.
+        Mapping::open(&config.kernel, "kernel")?;
+        if let Some(initrd) = &config.initrd {
+            Mapping::open(initrd, "initrd")?;
+        }
         let kvm = kvm::open()?;
         let most = kvm.get_max_vcpus();
         if usize::try_from(config.cpus).is_ok_and(|wanted| wanted > most) {
@@ -115,13 +116,17 @@ impl<'a> Prepared<'a> {
         }
         let facts = facts::gather(&kvm)?;
         let exposure = nested::resolve(config.nested, &facts).map_err(BuildError::Nested)?;
+        let kernel = if config.kernel_cache {
+            kernels::find(&config.kernel)
+        } else {
+            config.kernel.clone()
+        };
         Ok(Self {
             config,
             kvm,
             facts,
             exposure,
             kernel,
-            initrd,
         })
     }
 
@@ -130,8 +135,11 @@ impl<'a> Prepared<'a> {
         let config = self.config;
         let physical_bits = facts::physical_address_bits(&self.facts.supported);
         let memory = Arc::new(self.allocate(physical_bits)?);
+        tracing::debug!("memory is allocated");
         let kernel = self.load_kernel(&memory)?;
+        tracing::debug!("the kernel is loaded: {:?}", kernel.unpacked);
         let initrd = self.load_initrd(&memory, &kernel)?;
+        tracing::debug!("the initrd is loaded");
 
         let vm = Vm::new(&self.kvm, Arc::clone(&memory))?;
         let pci_high = layout::mmio64_window(config.memory.size.bytes(), physical_bits);
@@ -150,7 +158,9 @@ impl<'a> Prepared<'a> {
         };
         boot::write_boot_data(&memory, &kernel, &params).map_err(BuildError::BootData)?;
 
+        tracing::debug!("the devices are in place");
         let vcpus = self.create_vcpus(&vm, &kernel)?;
+        tracing::debug!("the vCPUs are ready");
         let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|source| BuildError::Host {
             what: "an event descriptor",
             source,
@@ -184,8 +194,10 @@ impl<'a> Prepared<'a> {
     }
 
     fn load_kernel(&self, memory: &GuestMemory) -> Result<LoadedKernel, BuildError> {
-        boot::load_kernel(memory, &self.kernel).map_err(|source| BuildError::Kernel {
-            path: self.config.kernel.display().to_string(),
+        // Mapped only meanwhile: what is mapped counts as the monitor's memory.
+        let image = Mapping::open(&self.kernel, "kernel")?;
+        boot::load_kernel(memory, &image).map_err(|source| BuildError::Kernel {
+            path: self.kernel.display().to_string(),
             source,
         })
     }
@@ -195,10 +207,11 @@ impl<'a> Prepared<'a> {
         memory: &GuestMemory,
         kernel: &LoadedKernel,
     ) -> Result<Option<std::ops::Range<u64>>, BuildError> {
-        let Some((initrd, path)) = self.initrd.as_ref().zip(self.config.initrd.as_ref()) else {
+        let Some(path) = &self.config.initrd else {
             return Ok(None);
         };
-        let mut bytes: &[u8] = initrd;
+        let initrd = Mapping::open(path, "initrd")?;
+        let mut bytes: &[u8] = &initrd;
         let size = bytes.len() as u64;
         boot::load_initrd(memory, kernel, &mut bytes, size)
             .map(Some)

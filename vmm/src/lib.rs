@@ -9,6 +9,7 @@ pub mod facts;
 pub mod guest;
 pub mod image;
 pub mod input;
+pub mod kernels;
 pub mod keyboard;
 pub mod kvm;
 pub mod machine;

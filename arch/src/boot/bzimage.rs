@@ -44,15 +44,18 @@ pub(super) fn load(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Erro
     }
 }
 
-struct BzImage<'a> {
+/// A bzImage's parts, all of them within the file.
+pub(super) struct BzImage<'a> {
     header: setup_header,
+    /// The real-mode code, which holds the header.
+    pub(super) setup: &'a [u8],
     /// The decompressor and its payload.
     code: &'a [u8],
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl<'a> BzImage<'a> {
-    fn parse(image: &'a [u8]) -> Result<Self, Error> {
+    pub(super) fn parse(image: &'a [u8]) -> Result<Self, Error> {
         let header = read_header(image)?;
         let (version, xloadflags) = (header.version, header.xloadflags);
         if version < MIN_VERSION {
@@ -78,6 +81,7 @@ impl<'a> BzImage<'a> {
         )?;
         Ok(Self {
             header,
+            setup: part(image, "the setup code", 0, len_u64(setup_size))?,
             code,
             payload,
         })

@@ -21,6 +21,7 @@ mod elf;
 mod memory_map;
 mod params;
 mod payload;
+mod repack;
 
 use std::ops::Range;
 
@@ -36,6 +37,7 @@ pub use crate::regs::{BootRegisters, Protocol};
 
 pub use params::{BootParams, write_boot_data};
 pub use payload::Compression;
+pub use repack::Repack;
 
 /// Longest command line of a kernel that does not say: Linux's
 /// `COMMAND_LINE_SIZE` on x86 less the NUL.

@@ -86,6 +86,10 @@ pub(super) struct Run {
     /// Print KVM's counts of exits at the end, on standard error
     #[arg(long)]
     stats: bool,
+
+    /// Unpack the kernel anew, and don't keep it unpacked for the next boot
+    #[arg(long)]
+    no_kernel_cache: bool,
 }
 
 impl Run {
@@ -118,6 +122,7 @@ impl Run {
             events: self.events,
             no_reboot: given(self.no_reboot),
             stats: given(self.stats),
+            kernel_cache: self.no_kernel_cache.then_some(false),
         }
     }
 }

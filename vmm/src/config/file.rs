@@ -35,6 +35,7 @@ pub struct ConfigFile {
     pub events: Option<Endpoint>,
     pub no_reboot: Option<bool>,
     pub stats: Option<bool>,
+    pub kernel_cache: Option<bool>,
 }
 
 /// Why a configuration file can't be taken.
@@ -123,6 +124,7 @@ impl ConfigFile {
             events: flags.events.or(self.events),
             no_reboot: flags.no_reboot.or(self.no_reboot),
             stats: flags.stats.or(self.stats),
+            kernel_cache: flags.kernel_cache.or(self.kernel_cache),
         }
     }
 

@@ -61,6 +61,8 @@ pub struct VmConfig {
     pub no_reboot: bool,
     /// Print KVM's counts at the end.
     pub stats: bool,
+    /// Keep the kernel unpacked for the next boot.
+    pub kernel_cache: bool,
 }
 
 /// Why a configuration can't be.
@@ -107,6 +109,7 @@ impl VmConfig {
             events: file.events,
             no_reboot: file.no_reboot.unwrap_or(false),
             stats: file.stats.unwrap_or(false),
+            kernel_cache: file.kernel_cache.unwrap_or(true),
         };
         config.check()?;
         Ok(config)

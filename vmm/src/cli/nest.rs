@@ -279,6 +279,7 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
         initrd: &initrd,
         machine: &plan.machine,
         raw_console: plan.raw_console,
+        kernel_cache: true,
     })
     .map_err(Failure::failed)
 }

@@ -146,6 +146,8 @@ fn boot(
         initrd: Path::new(INITRD),
         machine: &nest.machine,
         raw_console: nest.raw_console,
+        // A level's files are its memory.
+        kernel_cache: false,
     })?;
     supervise(
         machine,

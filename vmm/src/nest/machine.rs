@@ -102,6 +102,8 @@ pub struct MonitorSpec<'a> {
     pub machine: &'a order::Machine,
     /// The guest's console is this process's standard input and output.
     pub raw_console: bool,
+    /// Keep the kernel unpacked in this user's cache for the next nest.
+    pub kernel_cache: bool,
 }
 
 /// Starts the monitor for a level.
@@ -126,6 +128,9 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .args(["--channel", &format!("fd={}", channel_end.as_raw_fd())])
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
         .args(["--no-reboot", "--stats"]);
+    if !spec.kernel_cache {
+        command.arg("--no-kernel-cache");
+    }
     for disk in &machine.disks {
         let readonly = if disk.readonly { ",readonly=on" } else { "" };
         command.args(["--disk", &format!("path={}{readonly}", disk.path)]);

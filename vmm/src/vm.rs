@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::EventFd;
 /// GSIs below this are the IOAPIC's pins; MSIs come after them.
 const FIRST_MSI: u32 = layout::IOAPIC_PINS;
 
-/// GSIs that KVM routes at all (KVM_MAX_IRQ_ROUTES).
-const GSI_LIMIT: u32 = 4096;
+/// MSIs end here: with the pins' routes they stay below KVM_MAX_IRQ_ROUTES.
+const GSI_LIMIT: u32 = FIRST_MSI + 2048;
 
 /// An ioctl that KVM refused.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,8 @@ impl Vm {
             memory,
         };
         vm.map_memory()?;
+        let table = vm.routes().table();
+        ioctl("KVM_SET_GSI_ROUTING", vm.fd.set_gsi_routing(&table))?;
         Ok(Arc::new(vm))
     }
 
@@ -129,9 +131,7 @@ impl Vm {
     }
 
     fn publish(&self, routes: &Routes) -> io::Result<()> {
-        let table = KvmIrqRouting::from_entries(&routes.entries())
-            .map_err(|_| io::Error::other("more interrupt routes than KVM takes"))?;
-        self.fd.set_gsi_routing(&table).map_err(os_error)
+        self.fd.set_gsi_routing(&routes.table()).map_err(os_error)
     }
 }
 
@@ -234,19 +234,28 @@ impl Routes {
         }
     }
 
-    /// The whole table: the controllers' pins as KVM has them by default,
-    /// then the messages.
+    fn table(&self) -> KvmIrqRouting {
+        KvmIrqRouting::from_entries(&self.entries()).expect("GSI_LIMIT bounds the entries")
+    }
+
+    /// The whole table: the controllers' pins, then the messages. The PIT's
+    /// line is pin 2 of the IOAPIC, as on every PC and as the MADT says; line
+    /// 2 is the PICs' cascade and leads nowhere else.
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
-        let pins = (0..layout::IOAPIC_PINS).flat_map(|pin| {
-            let pic = match pin {
-                0..8 => Some((KVM_IRQCHIP_PIC_MASTER, pin)),
-                8..16 => Some((KVM_IRQCHIP_PIC_SLAVE, pin - 8)),
+        let pins = (0..layout::IOAPIC_PINS).flat_map(|line| {
+            let pic = match line {
+                0..8 => Some((KVM_IRQCHIP_PIC_MASTER, line)),
+                8..16 => Some((KVM_IRQCHIP_PIC_SLAVE, line - 8)),
                 _ => None,
             };
-            let ioapic = Some((KVM_IRQCHIP_IOAPIC, pin));
+            let ioapic = match line {
+                0 => Some((KVM_IRQCHIP_IOAPIC, layout::PIT_IOAPIC_PIN)),
+                layout::PIT_IOAPIC_PIN => None,
+                _ => Some((KVM_IRQCHIP_IOAPIC, line)),
+            };
             pic.into_iter()
                 .chain(ioapic)
-                .map(move |(chip, at)| irqchip_route(pin, chip, at))
+                .map(move |(chip, pin)| irqchip_route(line, chip, pin))
         });
         let messages = (FIRST_MSI..)
             .zip(&self.0)
@@ -337,7 +346,8 @@ mod tests {
     fn lines_run_out_before_kvm_does() {
         let mut routes = Routes::new();
         let given = std::iter::from_fn(|| routes.allocate().ok()).count();
-        assert_eq!(given, 4096 - 24);
+        assert_eq!(given, 2048);
+        assert_eq!(routes.table().as_slice().len(), 39);
     }
 
     #[test]
@@ -345,11 +355,11 @@ mod tests {
         let mut routes = Routes::new();
         let gsi = routes.allocate().expect("room");
         routes.allocate().expect("room");
-        assert_eq!(routes.entries().len(), 40);
+        assert_eq!(routes.entries().len(), 39);
         routes.set(gsi, MESSAGE).expect("allocated");
         let entries = routes.entries();
-        assert_eq!(entries.len(), 41);
-        assert_eq!(entries[40].gsi, 24);
-        assert_eq!(entries[40].type_, KVM_IRQ_ROUTING_MSI);
+        assert_eq!(entries.len(), 40);
+        assert_eq!(entries[39].gsi, 24);
+        assert_eq!(entries[39].type_, KVM_IRQ_ROUTING_MSI);
     }
 }

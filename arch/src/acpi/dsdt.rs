@@ -47,7 +47,14 @@ impl Aml for PciRoot<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
         let AcpiConfig { mmio32, mmio64, .. } = self.0;
         let low = |address: u64| u32::try_from(address).expect("the hole lies below 4 GiB");
-        let uncached = AddressSpaceCacheable::NotCacheable;
+        let window32 = memory(low(mmio32.start), low(mmio32.end - 1));
+        // One bus, so that the guest scans no other.
+        let buses = AddressSpace::new_bus_number(0u16, 0u16);
+        let config = IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_PORTS);
+        let mut resources: Vec<&dyn Aml> = vec![&buses, &config, &window32];
+        // With few address bits there is no room for it.
+        let window64 = (!mmio64.is_empty()).then(|| memory(mmio64.start, mmio64.end - 1));
+        resources.extend(window64.as_ref().map(|window| window as &dyn Aml));
         Device::new(
             "PCI0".into(),
             vec![
@@ -58,32 +65,15 @@ impl Aml for PciRoot<'_> {
                 &Name::new("_BBN".into(), &ZERO),
                 // Coherent DMA, by CPU caches as in every PC.
                 &Name::new("_CCA".into(), &acpi_tables::aml::ONE),
-                &Name::new(
-                    "_CRS".into(),
-                    &ResourceTemplate::new(vec![
-                        // One bus, so that the guest scans no other.
-                        &AddressSpace::new_bus_number(0u16, 0u16),
-                        &IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_PORTS),
-                        &AddressSpace::new_memory(
-                            uncached,
-                            true,
-                            low(mmio32.start),
-                            low(mmio32.end - 1),
-                            None,
-                        ),
-                        &AddressSpace::new_memory(
-                            uncached,
-                            true,
-                            mmio64.start,
-                            mmio64.end - 1,
-                            None,
-                        ),
-                    ]),
-                ),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
             ],
         )
         .to_aml_bytes(sink);
     }
+}
+
+fn memory<T: Default>(first: T, last: T) -> AddressSpace<T> {
+    AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None)
 }
 
 struct SerialPort;

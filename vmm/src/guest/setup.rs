@@ -75,6 +75,9 @@ pub(super) fn run(order: &Order) -> i32 {
             notes.push(error.to_string());
         }
     }
+    if order.kvm.is_some() {
+        prefer_huge_pages();
+    }
     if let Some(kvm) = &order.kvm {
         load_kvm(&tree, kvm, &mut notes);
     }
@@ -85,6 +88,18 @@ pub(super) fn run(order: &Order) -> i32 {
         say(&format!("cannot write {NOTES}: {error}"));
     }
     0
+}
+
+/// Lets the monitor have transparent huge pages where it asks for them, also
+/// in little memory, where Linux turns them off by itself: a guest's first
+/// touch of a page costs an exit, and below it that costs many.
+fn prefer_huge_pages() {
+    let setting = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+    let off = fs::read_to_string(setting).is_ok_and(|text| text.contains("[never]"));
+    if off {
+        // Without them the next level is slower, and works.
+        let _ = fs::write(setting, "madvise");
+    }
 }
 
 fn load_kvm(tree: &Tree, kvm: &Kvm, notes: &mut Vec<String>) {

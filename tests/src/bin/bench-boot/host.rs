@@ -1,0 +1,178 @@
+//! On the host: builds the image, boots it twice, and prints the table.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use nestling_tests::binary;
+use serde_json::{Value, json};
+
+use crate::measure::{LIMIT, PREFIX};
+use crate::report;
+
+type Failure = Box<dyn std::error::Error>;
+
+const ROUNDS: &str = "3";
+/// What QEMU needs besides its libraries; Debian's names.
+const FIRMWARE: [&str; 4] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+];
+const OPTIONAL: [&str; 1] = ["/usr/lib/ipxe/qemu/efi-e1000e.rom"];
+
+/// One monitor's results at one level.
+#[derive(Debug, Default)]
+struct Row {
+    monitor: String,
+    seconds: Vec<f64>,
+    user_exits: Vec<u64>,
+    memory_kib: Vec<u64>,
+}
+
+/// Measures at L1 and at L2, and prints both tables.
+pub(crate) fn run() -> ExitCode {
+    let result = tempfile::tempdir().map_err(Failure::from).and_then(|folder| {
+        prepare(folder.path())?;
+        let mut out = std::io::stdout();
+        for level in [1, 2] {
+            let rows = measure(folder.path(), level)?;
+            out.write_all(table(level, &rows).as_bytes())?;
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes the guests' initramfs, which holds nothing but this program.
+fn prepare(folder: &Path) -> Result<(), Failure> {
+    let init = fs::read(std::env::current_exe()?)?;
+    let entry = |name: &str, mode: u32| cpio::NewcBuilder::new(name).mode(mode).nlink(1);
+    let size = u32::try_from(init.len())?;
+    let mut archive = entry("dev", 0o040_755).write(Vec::new(), 0).finish()?;
+    archive = entry("dev/console", 0o020_600)
+        .rdev_major(5)
+        .rdev_minor(1)
+        .write(archive, 0)
+        .finish()?;
+    let mut writer = entry("init", 0o100_755).write(archive, size);
+    writer.write_all(&init)?;
+    archive = cpio::newc::trailer(writer.finish()?)?;
+    fs::write(folder.join("initrd"), archive)?;
+    Ok(())
+}
+
+/// The plan: L0, and for L2 also L1, runs this program's other half.
+fn plan(level: u8) -> Value {
+    let work = json!({
+        "step": "workload", "kind": "program",
+        "argv": ["/bench/bench-boot", "measure", ROUNDS], "env": {},
+    });
+    let nest = |level: u8, memory: u32, step: Value| {
+        json!({
+            "machine": {
+                "cpus": 1, "memory_mib": memory, "nested": "on",
+                "cmdline": "console=ttyS0 quiet panic=-1", "disks": [],
+            },
+            "limits": {"boot_s": 300, "silence_s": 300, "total_s": LIMIT.as_secs()},
+            "order": {"version": 1, "level": level, "modules": ["virtio_console"],
+                      "kvm": {}, "steps": [step]},
+        })
+    };
+    if level == 1 {
+        return nest(0, 3072, work);
+    }
+    let mut inner = nest(1, 2048, work);
+    inner["step"] = json!("nest");
+    nest(0, 4096, inner)
+}
+
+fn measure(folder: &Path, level: u8) -> Result<Vec<Row>, Failure> {
+    let path = folder.join("plan.json");
+    fs::write(&path, serde_json::to_vec(&plan(level))?)?;
+    let own = std::env::current_exe()?;
+    let mut command = Command::new(binary::path()?);
+    command
+        .args(["nest", "--metal", "svm", "--count-instructions", "--plan"])
+        .arg(&path)
+        .args(["--program", "/usr/bin/qemu-system-x86_64", "--program", "/bin/mount"]);
+    command.arg("--add").arg(format!("{}:/bench/bench-boot", own.display()));
+    command.arg("--add").arg(format!("{}:/bench/initrd", folder.join("initrd").display()));
+    for file in FIRMWARE.iter().chain(OPTIONAL.iter().filter(|path| Path::new(path).exists())) {
+        command.args(["--add", file]);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().ok_or("nestling's output is gone")?;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut said = String::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match line.split_once(PREFIX) {
+            Some((_, result)) => collect(&mut rows, &serde_json::from_str(result)?),
+            None => said.push_str(&format!("{line}\n")),
+        }
+    }
+    if !child.wait()?.success() || rows.is_empty() {
+        return Err(format!("the nest failed:\n{said}").into());
+    }
+    Ok(rows)
+}
+
+fn collect(rows: &mut Vec<Row>, result: &Value) {
+    let name = result["monitor"].as_str().unwrap_or_default();
+    let index = rows.iter().position(|row| row.monitor == name).unwrap_or_else(|| {
+        rows.push(Row { monitor: name.into(), ..Row::default() });
+        rows.len() - 1
+    });
+    let row = &mut rows[index];
+    // The clock counts an instruction as a nanosecond.
+    row.seconds.extend(result["nanoseconds"].as_f64().map(|ns| ns / 1e9));
+    row.user_exits.extend(result["user_exits"].as_u64());
+    row.memory_kib.extend(result["memory_kib"].as_u64());
+}
+
+/// The rows, each beside its ratio to QEMU's q35.
+fn table(level: u8, rows: &[Row]) -> String {
+    let qemu = rows.iter().find(|row| row.monitor == "QEMU q35");
+    let mut text = format!(
+        "\nfrom exec to L{level}'s init, 1 vCPU, 512 MiB, the same bzImage; median of {ROUNDS}\n\
+         {:<34} {:>9} {:>6} {:>11} {:>6} {:>11} {:>6}\n",
+        "monitor", "s (1e9 i)", "ratio", "own memory", "ratio", "user exits", "ratio"
+    );
+    for row in rows {
+        let cell = |own: Option<f64>, other: Option<f64>| {
+            let ratio = own.zip(other).map(|(own, other)| own / other);
+            ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        };
+        let whole = |values: &[u64]| -> Option<f64> {
+            median(&values.iter().map(|value| u32::try_from(*value).unwrap_or(u32::MAX).into()).collect::<Vec<f64>>())
+        };
+        let (seconds, memory, exits) =
+            (median(&row.seconds), whole(&row.memory_kib), whole(&row.user_exits));
+        text.push_str(&format!(
+            "{:<34} {:>9.3} {:>6} {:>7.1} MiB {:>6} {:>11.0} {:>6}\n",
+            row.monitor,
+            seconds.unwrap_or(f64::NAN),
+            cell(seconds, qemu.and_then(|qemu| median(&qemu.seconds))),
+            memory.unwrap_or(f64::NAN) / 1024.0,
+            cell(memory, qemu.and_then(|qemu| whole(&qemu.memory_kib))),
+            exits.unwrap_or(f64::NAN),
+            cell(exits, qemu.and_then(|qemu| whole(&qemu.user_exits))),
+        ));
+    }
+    text
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}

@@ -96,7 +96,7 @@ pub const RTC_PORTS: u8 = 2;
 /// Interrupt of the clock; edge triggered.
 pub const RTC_IRQ: u32 = 8;
 
-/// Interrupt of ACPI events; level triggered, active high.
+/// Interrupt of ACPI events; active high and edge triggered, as the MADT says.
 pub const SCI_IRQ: u32 = 9;
 
 /// The timer's interrupt, ISA 0, arrives at this I/O APIC pin, as on every PC

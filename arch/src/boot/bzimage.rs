@@ -185,3 +185,6 @@ fn part<'a>(
             size: len_u64(bytes.len()),
         })
 }
+
+#[cfg(test)]
+mod tests;

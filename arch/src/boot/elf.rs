@@ -49,7 +49,8 @@ pub(super) fn is_elf(image: &[u8]) -> bool {
 /// Loads a plain ELF kernel.
 pub(super) fn load(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
     let elf = Elf::parse(image)?;
-    for segment in &elf.segments {
+    // The highest first: that one tells how much RAM is needed.
+    for segment in elf.segments.iter().rev() {
         check_ram(mem, &segment.memory)?;
     }
     let (entry, protocol) = match elf.pvh_entry {
@@ -87,7 +88,7 @@ impl Elf {
         let mut pvh_entry = None;
         for entry in table.chunks_exact(usize::from(PROGRAM_HEADER_SIZE)) {
             let program = ProgramHeader::parse(entry);
-            if program.kind == PT_LOAD && program.memory_size > 0 {
+            if program.kind == PT_LOAD && program.file_size.max(program.memory_size) > 0 {
                 count += 1;
                 if count <= MAX_SEGMENTS {
                     segments.push(program.segment(image)?);
@@ -353,3 +354,6 @@ fn find_pvh_entry(mut notes: &[u8], align: u64) -> Option<u64> {
         notes = notes.get((start + size).next_multiple_of(align)..)?;
     }
 }
+
+#[cfg(test)]
+mod tests;

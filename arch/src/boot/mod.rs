@@ -1,10 +1,9 @@
 //! Boot protocols: how a kernel gets into guest memory and is entered.
 //!
-//! Two kinds of image: bzImage ([`bzimage`]) and 64-bit ELF ([`elf`]), the
-//! latter by PVH where it carries that note, else by Linux's 64-bit protocol.
-//! An image comes as bytes, which the caller may have mapped from a file. The
-//! steps, in order: [`load_kernel`], [`load_initrd`], [`write_boot_data`],
-//! [`boot_registers`].
+//! Two kinds of image: bzImage, and 64-bit ELF, which is entered by PVH where
+//! it carries that note, else by Linux's 64-bit protocol. An image comes as
+//! bytes, which the caller may have mapped from a file. The steps, in order:
+//! [`load_kernel`], [`load_initrd`], [`write_boot_data`], [`boot_registers`].
 //!
 //! All of it runs before the first vCPU does, on memory that is fresh from the
 //! host: what a kernel expects to be zero and this module has not written is
@@ -22,6 +21,10 @@ mod memory_map;
 mod params;
 mod payload;
 mod repack;
+#[cfg(test)]
+mod synthetic;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

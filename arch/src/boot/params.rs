@@ -213,3 +213,6 @@ fn write_table<T: ByteValued>(
             source,
         })
 }
+
+#[cfg(test)]
+mod tests;

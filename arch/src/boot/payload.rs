@@ -53,7 +53,7 @@ impl Compression {
     /// Recognizes a payload by its first bytes (as lib/decompress.c of Linux).
     pub(super) fn detect(payload: &[u8]) -> Option<Self> {
         match field(payload, 0)? {
-            [0x1f, 0x8b | 0x9e, _, _] => Some(Self::Gzip),
+            [0x1f, 0x8b, _, _] => Some(Self::Gzip),
             LZ4_LEGACY_MAGIC => Some(Self::Lz4),
             [0x5d, 0, 0, _] => Some(Self::Lzma),
             [0xfd, b'7', b'z', b'X'] => Some(Self::Xz),
@@ -183,3 +183,6 @@ fn unpack_lz4(mut data: &[u8], out: &mut [u8]) -> Result<usize, String> {
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests;

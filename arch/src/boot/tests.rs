@@ -1,0 +1,98 @@
+//! Whatever the image holds, loading it ends in a kernel or an error.
+
+use proptest::prelude::*;
+
+use super::synthetic::{Program, add_pvh_note, bzimage, elf, header, memory, pack};
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn plain() -> Vec<u8> {
+    let programs = [
+        Program::load(0x400, 4 * MIB, 0x200, 0x200),
+        Program::load(0x600, 4 * MIB + 0x200, 0x100, 0x1000),
+        Program::load(0, 0, 0, 0),
+    ];
+    let mut file = elf(4 * MIB, &programs, 0x800);
+    add_pvh_note(&mut file, 2, 0x700, 0x40_0010);
+    file
+}
+
+fn packed(compression: Compression) -> Vec<u8> {
+    bzimage(header(), &pack(compression, &plain()))
+}
+
+/// Loads and boots as the monitor does, and checks what it is promised.
+fn boot(mem: &GuestMemory, image: &[u8]) {
+    let Ok(kernel) = load_kernel(mem, image) else {
+        return;
+    };
+    assert!(
+        ram_from_1_mib(mem)
+            .iter()
+            .any(|ram| ram.contains(&kernel.entry.0))
+    );
+    if let Ok(initrd) = load_initrd(mem, &kernel, &mut &[1u8; 0x3000][..], 0x3000) {
+        assert!(initrd.start >= kernel.end.0);
+    }
+    let params = BootParams {
+        cmdline: "",
+        initrd: None,
+        rsdp: GuestAddress(0xe_0000),
+    };
+    write_boot_data(mem, &kernel, &params).unwrap();
+    assert_eq!(boot_registers(&kernel).regs.rip, kernel.entry.0);
+}
+
+#[test]
+fn other_files_are_not_kernels() {
+    let mem = memory(16 << 20);
+    for image in [&b""[..], b"#!/bin/sh", &[0; 4096]] {
+        assert!(matches!(
+            load_kernel(&mem, image),
+            Err(Error::NotAKernel { size }) if size == image.len()
+        ));
+    }
+}
+
+fn images() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(plain()),
+        Just(packed(Compression::Stored)),
+        Just(packed(Compression::Gzip)),
+        Just(packed(Compression::Lz4)),
+        Just(packed(Compression::Lzma)),
+        Just(packed(Compression::Xz)),
+        Just(packed(Compression::Zstd)),
+    ]
+}
+
+/// Bytes to be put over an image's: in its headers or anywhere.
+fn mutations() -> impl Strategy<Value = Vec<(prop::sample::Index, bool, Vec<u8>)>> {
+    let bytes = prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..9),
+        Just(vec![0xff; 8]),
+        Just(vec![0; 8]),
+    ];
+    prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), bytes), 0..6)
+}
+
+proptest! {
+    #[test]
+    fn mutated_images_load_or_fail(
+        mut image in images(),
+        mutations in mutations(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for (place, in_headers, bytes) in mutations {
+            let most = if in_headers { 0x270 } else { image.len() };
+            let at = place.index(most);
+            let end = image.len().min(at + bytes.len());
+            image[at..end].copy_from_slice(&bytes[..end - at]);
+        }
+        if let Some(cut) = cut {
+            image.truncate(cut.index(image.len() + 1));
+        }
+        boot(&memory(8 << 20), &image);
+    }
+}

@@ -1,6 +1,6 @@
 //! `nestling nest`: a chain of levels.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -98,6 +98,10 @@ pub(super) struct Nest {
     #[arg(long)]
     print_plan: bool,
 
+    /// Write every event of every level into this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    events_output: Option<PathBuf>,
+
     /// Also show what each level does, besides what it prints
     #[arg(long, short)]
     verbose: bool,
@@ -111,9 +115,6 @@ impl Nest {
             .map_err(Failure::failed)?;
         let choice =
             metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
-        if !self.print_plan {
-            tracing::info!("{}", choice.reason);
-        }
         let image = image::build(&self.image_options()).map_err(Failure::failed)?;
         let plan = self.plan(choice.metal, &image)?;
         if self.print_plan {
@@ -122,6 +123,7 @@ impl Nest {
             print_result(&text);
             return Ok(Verdict::Done);
         }
+        tracing::info!("{}", choice.reason);
         let report = self.run(choice.metal, &plan, &image, &signals, format)?;
         match format {
             Format::Text => print_result(&table(&report)),
@@ -198,6 +200,7 @@ impl Nest {
         signals: &Signals,
         format: Format,
     ) -> Result<Report, Failure> {
+        let log = self.event_log()?;
         let folder = Directory::new().map_err(Failure::failed)?;
         let machine = match metal {
             Metal::Host => start_monitor(plan, image, &folder),
@@ -228,8 +231,21 @@ impl Nest {
             machine,
             Some(signals),
             &mut screen,
+            log,
         )
         .map_err(Failure::failed)
+    }
+
+    fn event_log(&self) -> Result<Option<File>, Failure> {
+        let open = |path: &PathBuf| {
+            File::create(path).map_err(|error| {
+                Failure::failed(format!(
+                    "can't write the events to {}: {error}",
+                    path.display()
+                ))
+            })
+        };
+        self.events_output.as_ref().map(open).transpose()
     }
 
     fn start_emulator(

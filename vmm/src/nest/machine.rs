@@ -125,7 +125,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .args(["--nested", &machine.nested])
         .args(["--channel", &format!("fd={}", channel_end.as_raw_fd())])
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
-        .args(["--no-reboot", "--stats"]);
+        .arg("--no-reboot");
     for disk in &machine.disks {
         let readonly = if disk.readonly { ",readonly=on" } else { "" };
         command.args(["--disk", &format!("path={}{readonly}", disk.path)]);

@@ -79,6 +79,12 @@ pub enum What {
         /// In a few words.
         text: String,
     },
+    /// The level's machine is started, reported by the level below it.
+    Starts {
+        /// What the order calls it, where it gives it a name.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        name: String,
+    },
     /// A workload starts.
     Runs {
         /// Its name, as in its result.
@@ -292,7 +298,9 @@ impl What {
                     .map(|(name, value)| (printable(&name, 64), printable(&value, 64)))
                     .collect();
             }
-            Self::Progress { text } | Self::Runs { workload: text } => {
+            Self::Progress { text }
+            | Self::Starts { name: text }
+            | Self::Runs { workload: text } => {
                 *text = printable(text, 256);
             }
             Self::Console { line } => *line = printable(line, MAX_TEXT),

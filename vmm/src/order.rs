@@ -170,6 +170,9 @@ impl Workload {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nest {
+    /// What the events of its start call it, where an order boots several.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     /// The machine to boot.
     pub machine: Machine,
     /// How long each phase may take, by the clock of the level that waits.
@@ -323,6 +326,7 @@ mod tests {
 
     fn nest(order: Order) -> Step {
         Step::Nest(Nest {
+            name: "first".into(),
             machine: Machine {
                 cpus: 1,
                 memory_mib: 256,

@@ -11,6 +11,7 @@ use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -109,7 +110,17 @@ impl Failure {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and the version, asked for or not: as clap prints them.
+        Err(answer)
+            if !answer.use_stderr()
+                || answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            answer.exit()
+        }
+        Err(error) => return report(&Failure::usage(one_line(&error.render().to_string()))),
+    };
     if let Err(failure) = start_log(&cli.global.log) {
         return report(&failure);
     }
@@ -143,6 +154,19 @@ fn start_log(filter: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What clap says of a command line that can't be, without the usage it repeats.
+fn one_line(message: &str) -> String {
+    let said: Vec<&str> = message
+        .strip_prefix("error: ")
+        .unwrap_or(message)
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    format!("{}; --help says what there is", said.join(" "))
+}
+
 /// Prints the chain of causes in one line.
 fn report(failure: &Failure) -> ExitCode {
     let (code, error) = match failure {
@@ -172,4 +196,27 @@ fn print_error(line: &str) {
 #[expect(clippy::print_stdout, reason = "the program's one place for results")]
 fn print_result(text: &str) {
     print!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clap_refuses_is_said_in_one_line() {
+        for (arguments, said) in [
+            (
+                &["nestling", "run", "--cpus", "x"][..],
+                "invalid value 'x' for '--cpus <N>': invalid digit found in string; \
+                 --help says what there is",
+            ),
+            (
+                &["nestling", "frob"],
+                "unrecognized subcommand 'frob'; --help says what there is",
+            ),
+        ] {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(one_line(&error.render().to_string()), said);
+        }
+    }
 }

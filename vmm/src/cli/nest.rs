@@ -1,6 +1,6 @@
 //! `nestling nest`: a chain of levels.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap::Args;
 use nestling_arch::nested::Request as Nested;
 
 use super::{Failure, Format, Verdict, print_result};
-use crate::image::{self, Image, kernel};
+use crate::image::{self, Addition, Image, kernel};
 use crate::metal::directory::Directory;
 use crate::metal::{self, Metal, bochs, qemu};
 use crate::nest::machine::{self, Machine, MonitorSpec};
@@ -86,6 +86,14 @@ pub(super) struct Nest {
     #[arg(long, value_name = "FILE")]
     disk: Vec<PathBuf>,
 
+    /// A program to take into the image with its shared libraries; may be repeated
+    #[arg(long, value_name = "FILE")]
+    program: Vec<PathBuf>,
+
+    /// A file or folder to take into the image: SOURCE[:/DESTINATION]; may be repeated
+    #[arg(long, value_name = "FILE")]
+    add: Vec<Addition>,
+
     /// Let the svm metal's clock count instructions, so that a run repeats
     #[arg(long)]
     count_instructions: bool,
@@ -97,6 +105,10 @@ pub(super) struct Nest {
     /// Print what would be booted, as JSON, and end
     #[arg(long)]
     print_plan: bool,
+
+    /// Write every event of every level into this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    events_output: Option<PathBuf>,
 
     /// Also show what each level does, besides what it prints
     #[arg(long, short)]
@@ -111,9 +123,6 @@ impl Nest {
             .map_err(Failure::failed)?;
         let choice =
             metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
-        if !self.print_plan {
-            tracing::info!("{}", choice.reason);
-        }
         let image = image::build(&self.image_options()).map_err(Failure::failed)?;
         let plan = self.plan(choice.metal, &image)?;
         if self.print_plan {
@@ -122,6 +131,7 @@ impl Nest {
             print_result(&text);
             return Ok(Verdict::Done);
         }
+        tracing::info!("{}", choice.reason);
         let report = self.run(choice.metal, &plan, &image, &signals, format)?;
         match format {
             Format::Text => print_result(&table(&report)),
@@ -146,7 +156,9 @@ impl Nest {
             programs: program
                 .into_iter()
                 .filter(|path| path.is_absolute())
+                .chain(self.program.iter().cloned())
                 .collect(),
+            additions: self.add.clone(),
             ..image::Options::default()
         }
     }
@@ -198,6 +210,7 @@ impl Nest {
         signals: &Signals,
         format: Format,
     ) -> Result<Report, Failure> {
+        let log = self.event_log()?;
         let folder = Directory::new().map_err(Failure::failed)?;
         let machine = match metal {
             Metal::Host => start_monitor(plan, image, &folder),
@@ -228,8 +241,21 @@ impl Nest {
             machine,
             Some(signals),
             &mut screen,
+            log,
         )
         .map_err(Failure::failed)
+    }
+
+    fn event_log(&self) -> Result<Option<File>, Failure> {
+        let open = |path: &PathBuf| {
+            File::create(path).map_err(|error| {
+                Failure::failed(format!(
+                    "can't write the events to {}: {error}",
+                    path.display()
+                ))
+            })
+        };
+        self.events_output.as_ref().map(open).transpose()
     }
 
     fn start_emulator(

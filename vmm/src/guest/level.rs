@@ -108,6 +108,12 @@ fn run_nest(nest: &Nest, initrd: &mut Initrd, reporter: &mut Reporter, stop: &Si
     reporter.send(What::Progress {
         text: format!("boots L{level}"),
     });
+    reporter.forward(Event {
+        level,
+        what: What::Starts {
+            name: nest.name.clone(),
+        },
+    });
     let killed_before = facts::oom_kills();
     if let Err(error) = boot(nest, initrd, reporter, stop) {
         let fault = Fault {

@@ -127,7 +127,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .args(["--nested", &machine.nested])
         .args(["--channel", &format!("fd={}", channel_end.as_raw_fd())])
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
-        .args(["--no-reboot", "--stats"]);
+        .arg("--no-reboot");
     if !spec.kernel_cache {
         command.arg("--no-kernel-cache");
     }

@@ -14,10 +14,11 @@ pub mod supervise;
 pub mod table;
 pub mod watch;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::channel::Event;
+use crate::channel::{Event, What};
 use crate::guest::facts;
 use crate::order::{Nest, Step};
 use crate::signals::Signals;
@@ -31,7 +32,8 @@ use supervise::Observer;
 /// Sees a nest through whose lowest `machine` has just been started with the
 /// order of `nest`, and reports on every level. A signal in `stop` ends it. Where
 /// the nest has a raw console and the machine hands it over, it is relayed to the
-/// standard streams, which must be in raw mode.
+/// standard streams, which must be in raw mode. Every event, as it was checked,
+/// also goes to `log` as a line of JSON.
 ///
 /// # Errors
 /// What the system says when the machine can't be waited for; it has been killed.
@@ -41,6 +43,7 @@ pub fn run<W: Write>(
     machine: Machine,
     stop: Option<&Signals>,
     screen: &mut Screen<W>,
+    log: Option<File>,
 ) -> io::Result<Report> {
     let first = nest.order.level;
     let mut report = Report::new(metal, first == 0, first, depth(nest));
@@ -54,7 +57,14 @@ pub fn run<W: Write>(
     let mut observer = Console {
         report: &mut report,
         screen,
+        log,
     };
+    observer.event(Event {
+        level: first,
+        what: What::Starts {
+            name: nest.name.clone(),
+        },
+    });
     supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer)?;
     screen.clear();
     report.conclude();
@@ -70,16 +80,24 @@ fn depth(nest: &Nest) -> u8 {
     deeper.max().unwrap_or(nest.order.level)
 }
 
-/// Hands each event to the report and to the screen.
+/// Hands each event to the report, to the screen and to the log.
 struct Console<'a, W> {
     report: &'a mut Report,
     screen: &'a mut Screen<W>,
+    log: Option<File>,
 }
 
 impl<W: Write> Observer for Console<'_, W> {
     fn event(&mut self, event: Event) {
         self.report.observe(&event);
         self.screen.show(&event);
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write_all(&event.line())
+        {
+            // The levels go on; what they do is still told on the screen.
+            tracing::warn!("no more events are logged: {error}");
+            self.log = None;
+        }
     }
 
     fn tick(&mut self) -> Option<Duration> {

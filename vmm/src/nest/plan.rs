@@ -166,6 +166,7 @@ fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Resu
         Step::Workload(Workload::Probe | Workload::Shell | Workload::Program { .. })
     );
     Ok(Nest {
+        name: String::new(),
         machine: Machine {
             cpus,
             memory_mib,
@@ -196,6 +197,7 @@ fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Resu
 pub fn workload(words: &[String]) -> Option<Workload> {
     Some(match words {
         [] => return None,
+        [program, ..] if program.is_empty() => return None,
         [word] => match word.as_str() {
             "hello" => Workload::Hello,
             "shell" => Workload::Shell,
@@ -307,6 +309,7 @@ mod tests {
         };
         assert_eq!(workload(&argv), Some(program));
         assert_eq!(workload(&[]), None);
+        assert_eq!(workload(&[String::new(), "x".into()]), None);
     }
 
     proptest! {

@@ -95,9 +95,16 @@ impl Watch {
         }
         match &event.what {
             What::Heartbeat => return None,
-            // How this level's machine ended and what it cost is for this side to
-            // say, and its console is read here.
-            What::Ended { .. } | What::Exits { .. } | What::Console { .. } if own => return None,
+            // How this level's machine started and ended and what it cost is for
+            // this side to say, and its console is read here.
+            What::Starts { .. }
+            | What::Ended { .. }
+            | What::Exits { .. }
+            | What::Console { .. }
+                if own =>
+            {
+                return None;
+            }
             What::Fault(fault) if own => {
                 self.fault.get_or_insert_with(|| fault.clone());
                 return None;

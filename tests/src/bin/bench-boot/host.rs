@@ -34,15 +34,17 @@ struct Row {
 
 /// Measures at L1 and at L2, and prints both tables.
 pub(crate) fn run() -> ExitCode {
-    let result = tempfile::tempdir().map_err(Failure::from).and_then(|folder| {
-        prepare(folder.path())?;
-        let mut out = std::io::stdout();
-        for level in [1, 2] {
-            let rows = measure(folder.path(), level)?;
-            out.write_all(table(level, &rows).as_bytes())?;
-        }
-        Ok(())
-    });
+    let result = tempfile::tempdir()
+        .map_err(Failure::from)
+        .and_then(|folder| {
+            prepare(folder.path())?;
+            let mut out = std::io::stdout();
+            for level in [1, 2] {
+                let rows = measure(folder.path(), level)?;
+                out.write_all(table(level, &rows).as_bytes())?;
+            }
+            Ok(())
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,17 +101,32 @@ fn measure(folder: &Path, level: u8) -> Result<Vec<Row>, Failure> {
     let path = folder.join("plan.json");
     fs::write(&path, serde_json::to_vec(&plan(level))?)?;
     let own = std::env::current_exe()?;
-    let mut command = Command::new(binary::path()?);
+    let mut command = Command::new(binary::path());
     command
         .args(["nest", "--metal", "svm", "--count-instructions", "--plan"])
         .arg(&path)
-        .args(["--program", "/usr/bin/qemu-system-x86_64", "--program", "/bin/mount"]);
-    command.arg("--add").arg(format!("{}:/bench/bench-boot", own.display()));
-    command.arg("--add").arg(format!("{}:/bench/initrd", folder.join("initrd").display()));
-    for file in FIRMWARE.iter().chain(OPTIONAL.iter().filter(|path| Path::new(path).exists())) {
+        .args([
+            "--program",
+            "/usr/bin/qemu-system-x86_64",
+            "--program",
+            "/bin/mount",
+        ]);
+    command
+        .arg("--add")
+        .arg(format!("{}:/bench/bench-boot", own.display()));
+    command
+        .arg("--add")
+        .arg(format!("{}:/bench/initrd", folder.join("initrd").display()));
+    for file in FIRMWARE
+        .iter()
+        .chain(OPTIONAL.iter().filter(|path| Path::new(path).exists()))
+    {
         command.args(["--add", file]);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let output = child.stdout.take().ok_or("nestling's output is gone")?;
     let mut rows: Vec<Row> = Vec::new();
     let mut said = String::new();
@@ -128,13 +145,20 @@ fn measure(folder: &Path, level: u8) -> Result<Vec<Row>, Failure> {
 
 fn collect(rows: &mut Vec<Row>, result: &Value) {
     let name = result["monitor"].as_str().unwrap_or_default();
-    let index = rows.iter().position(|row| row.monitor == name).unwrap_or_else(|| {
-        rows.push(Row { monitor: name.into(), ..Row::default() });
-        rows.len() - 1
-    });
+    let index = rows
+        .iter()
+        .position(|row| row.monitor == name)
+        .unwrap_or_else(|| {
+            rows.push(Row {
+                monitor: name.into(),
+                ..Row::default()
+            });
+            rows.len() - 1
+        });
     let row = &mut rows[index];
     // The clock counts an instruction as a nanosecond.
-    row.seconds.extend(result["nanoseconds"].as_f64().map(|ns| ns / 1e9));
+    row.seconds
+        .extend(result["nanoseconds"].as_f64().map(|ns| ns / 1e9));
     row.user_exits.extend(result["user_exits"].as_u64());
     row.memory_kib.extend(result["memory_kib"].as_u64());
 }
@@ -153,10 +177,18 @@ fn table(level: u8, rows: &[Row]) -> String {
             ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
         };
         let whole = |values: &[u64]| -> Option<f64> {
-            median(&values.iter().map(|value| u32::try_from(*value).unwrap_or(u32::MAX).into()).collect::<Vec<f64>>())
+            median(
+                &values
+                    .iter()
+                    .map(|value| u32::try_from(*value).unwrap_or(u32::MAX).into())
+                    .collect::<Vec<f64>>(),
+            )
         };
-        let (seconds, memory, exits) =
-            (median(&row.seconds), whole(&row.memory_kib), whole(&row.user_exits));
+        let (seconds, memory, exits) = (
+            median(&row.seconds),
+            whole(&row.memory_kib),
+            whole(&row.user_exits),
+        );
         text.push_str(&format!(
             "{:<34} {:>9.3} {:>6} {:>7.1} MiB {:>6} {:>11.0} {:>6}\n",
             row.monitor,

@@ -27,27 +27,61 @@ const GUEST_MAPPING_KIB: u64 = 256 << 10;
 const MONITORS: [(&str, &[&str]); 4] = [
     (
         "nestling",
-        &["/init", "run", "--memory", "512M", "--nested", "on", "--no-reboot"],
+        &[
+            "/init",
+            "run",
+            "--memory",
+            "512M",
+            "--nested",
+            "on",
+            "--no-reboot",
+        ],
     ),
     (
         "nestling, first boot of a kernel",
         &[
-            "/init", "run", "--memory", "512M", "--nested", "on", "--no-reboot",
+            "/init",
+            "run",
+            "--memory",
+            "512M",
+            "--nested",
+            "on",
+            "--no-reboot",
             "--no-kernel-cache",
         ],
     ),
     (
         "QEMU q35",
         &[
-            "/usr/bin/qemu-system-x86_64", "-M", "q35", "-enable-kvm", "-cpu", "host", "-m", "512",
-            "-nographic", "-no-reboot",
+            "/usr/bin/qemu-system-x86_64",
+            "-M",
+            "q35",
+            "-enable-kvm",
+            "-cpu",
+            "host",
+            "-m",
+            "512",
+            "-nographic",
+            "-no-reboot",
         ],
     ),
     (
         "QEMU q35, no default devices",
         &[
-            "/usr/bin/qemu-system-x86_64", "-M", "q35", "-enable-kvm", "-cpu", "host", "-m", "512",
-            "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+            "/usr/bin/qemu-system-x86_64",
+            "-M",
+            "q35",
+            "-enable-kvm",
+            "-cpu",
+            "host",
+            "-m",
+            "512",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
         ],
     ),
 ];
@@ -91,7 +125,10 @@ fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Va
         command.args(["-kernel", KERNEL, "-initrd", INITRD, "-append", CMDLINE]);
     }
     command.env("XDG_CACHE_HOME", "/tmp/cache");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let before = counter.read();
     let start = Instant::now();
     let mut child = command.spawn()?;
@@ -101,14 +138,31 @@ fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Va
         let _ = child.kill();
         child.wait()?;
         let said = String::from_utf8_lossy(&seen);
-        let last: String = said.chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
-        return Err(io::Error::other(format!("init was not reached; the guest said {last:?}")));
+        let last: String = said
+            .chars()
+            .rev()
+            .take(200)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect();
+        return Err(io::Error::other(format!(
+            "init was not reached; the guest said {last:?}"
+        )));
     }
     let elapsed = start.elapsed();
     let after = counter.read();
     let memory = own_memory(child.id())?;
-    io::copy(&mut child.stdout.take().into_iter().fold(Box::new(io::empty()) as Box<dyn Read>,
-        |_, out| Box::new(out)), &mut io::sink())?;
+    io::copy(
+        &mut child
+            .stdout
+            .take()
+            .into_iter()
+            .fold(Box::new(io::empty()) as Box<dyn Read>, |_, out| {
+                Box::new(out)
+            }),
+        &mut io::sink(),
+    )?;
     child.wait()?;
     Ok(json!({
         "nanoseconds": u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
@@ -119,12 +173,17 @@ fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Va
 
 /// Reads the guest's console until init has spoken or the monitor has ended.
 fn wait_for_marker(child: &mut Child, seen: &mut Vec<u8>) -> io::Result<bool> {
-    let Some(console) = &mut child.stdout else { return Ok(false) };
+    let Some(console) = &mut child.stdout else {
+        return Ok(false);
+    };
     let mut buffer = [0; 4096];
     loop {
         let count = console.read(&mut buffer)?;
         seen.extend_from_slice(&buffer[..count]);
-        if seen.windows(MARKER.len()).any(|window| window == MARKER.as_bytes()) {
+        if seen
+            .windows(MARKER.len())
+            .any(|window| window == MARKER.as_bytes())
+        {
             return Ok(true);
         }
         if count == 0 {
@@ -139,7 +198,12 @@ fn own_memory(pid: u32) -> io::Result<u64> {
     let (mut total, mut size) = (0, 0);
     for line in maps.lines() {
         let mut words = line.split_ascii_whitespace();
-        let mut value = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let mut value = || {
+            words
+                .next()
+                .and_then(|word| word.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
         if let Some(rest) = line.strip_prefix("Size:") {
             words = rest.split_ascii_whitespace();
             size = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
@@ -174,7 +238,9 @@ impl UserExits {
         if let Err(error) = &enabled {
             report(&format!("exits to user space are not counted: {error}"));
         }
-        Self { enabled: enabled.is_ok() }
+        Self {
+            enabled: enabled.is_ok(),
+        }
     }
 
     /// Events seen so far on all CPUs: those still in the buffer and those overwritten.
@@ -183,7 +249,9 @@ impl UserExits {
         let count = |path: &Path| -> Option<u64> {
             let stats = fs::read_to_string(path.join("stats")).ok()?;
             let values = stats.lines().filter_map(|line| {
-                let value = line.strip_prefix("entries:").or(line.strip_prefix("overrun:"))?;
+                let value = line
+                    .strip_prefix("entries:")
+                    .or(line.strip_prefix("overrun:"))?;
                 value.trim().parse::<u64>().ok()
             });
             Some(values.sum())

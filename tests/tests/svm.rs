@@ -1,0 +1,279 @@
+//! Nests on emulated AMD-V with nested paging: QEMU's TCG.
+//!
+//! One boot of L0 carries most of the behaviours: its L1s, and the L2s of those,
+//! are told what to do by a plan, and each test asserts on the part it is about.
+
+use std::fs;
+use std::time::Duration;
+
+use nestling_tests::nest::{Life, Nest, Shared};
+use nestling_tests::plan::{Template, disk_digest, disk_write};
+use nestling_tests::{or_skip, pattern, skip};
+use serde_json::json;
+
+/// Not a multiple of a sector's worth of pattern words, nor of a page.
+const LENGTH: usize = 1024 * 1024 + 512;
+/// The disk that L0 keeps in its memory.
+const L0_FILE: &str = "/run/disk.img";
+
+/// The run that most tests share, with what became of the host's disk.
+struct Run {
+    nest: Nest,
+    host_disk: Vec<u8>,
+}
+
+fn run() -> Result<&'static Run, String> {
+    static RUN: Shared<Run> = Shared::new();
+    skip::needs("qemu-system-x86_64")?;
+    Ok(RUN.get(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("host.img");
+        fs::write(&disk, vec![0; 4 << 20]).unwrap();
+        let template = Template::of(&["--metal", "svm", "--depth", "2", "--cpus", "2,1"]);
+        let l2 = |name| template.machine(2, name);
+        // In L1 and in L2: vda from L0's memory, vdb the host's file, vdc read-only.
+        let main = template
+            .machine(1, "main")
+            .disk(json!({ "path": L0_FILE, "create_mib": 4 }))
+            .disk(json!({ "path": "/dev/vda" }))
+            .disk(json!({ "path": "/run/fixed.img", "create_mib": 4 }))
+            .runs("probe")
+            .boots(l2("hello").runs("hello").runs("probe"))
+            .boots(l2("two").cpus(2).runs("hello"))
+            .boots(l2("reset").runs("reset").runs("hello"))
+            .boots(l2("triple").runs("triple-fault").runs("hello"))
+            .boots(l2("panic").runs("panic").runs("hello"))
+            .boots(l2("hang").silence(30).runs("hang").runs("hello"))
+            .boots(l2("memory").runs("out-of-memory"))
+            .boots(l2("off").runs("power-off").runs("hello"))
+            .boots(
+                l2("disks")
+                    .disk(json!({ "path": "/dev/vda" }))
+                    .disk(json!({ "path": "/dev/vdb" }))
+                    .disk(json!({ "path": "/dev/vdc", "readonly": true }))
+                    .runs(disk_write("/dev/vda", LENGTH, 1))
+                    .runs(disk_write("/dev/vdb", LENGTH, 2))
+                    .runs(disk_write("/dev/vdc", LENGTH, 3)),
+            )
+            .runs(disk_digest("/dev/vda", LENGTH))
+            .runs(disk_digest("/dev/vdc", LENGTH))
+            .runs("hello");
+        let l1 = |name| template.machine(1, name).with_kvm();
+        let plan = template
+            .machine(0, "L0")
+            .more_memory(64)
+            .boots(main)
+            .runs(disk_digest(L0_FILE, LENGTH))
+            .boots(l1("shown off").nested("off").runs("probe"))
+            .boots(l1("shown auto").nested("auto").runs("probe"))
+            .boots(l1("L1 off").runs("power-off").runs("hello"))
+            .boots(l1("L1 reset").runs("reset").runs("hello"))
+            .runs("hello")
+            .runs("power-off")
+            .runs("probe");
+        let nest = Nest::boot(
+            &plan,
+            &["--metal", "svm", "--disk", disk.to_str().unwrap()],
+            Duration::from_secs(900),
+        );
+        Run {
+            nest,
+            host_disk: fs::read(&disk).unwrap(),
+        }
+    }))
+}
+
+/// Asserts that L1 and L0 went on after the machine that had a fault.
+fn lower_levels_went_on(nest: &Nest) {
+    let main = nest.machine("main");
+    assert!(main.output("hello").starts_with("hello from L1"));
+    assert_eq!((main.fault(), main.how()), (None, "power-off"));
+    let l0 = nest.machine("L0");
+    assert!(l0.output("hello").starts_with("hello from L0"));
+    assert_eq!(l0.fault(), None);
+}
+
+/// Asserts that a machine of L2 ended by this fault, and no other level did.
+fn faulted(nest: &Nest, name: &str, kind: &str, how: &str) {
+    let life = nest.machine(name);
+    life.booted();
+    assert_eq!((life.fault(), life.how()), (Some(kind), how));
+    assert!(life.results("hello").is_empty(), "{name} went on");
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn l2_boots_and_says_hello() {
+    let nest = &or_skip!(run()).nest;
+    let l2 = nest.machine("hello");
+    assert!(l2.output("hello").starts_with("hello from L2: Linux 6."));
+    assert_eq!(l2.booted()["vendor"], "AuthenticAMD");
+    assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
+}
+
+#[test]
+fn on_shows_l1_svm() {
+    let nest = &or_skip!(run()).nest;
+    shows_svm(&nest.machine("main"));
+}
+
+#[test]
+fn auto_shows_l1_svm_where_the_metal_has_it() {
+    let nest = &or_skip!(run()).nest;
+    shows_svm(&nest.machine("shown auto"));
+}
+
+fn shows_svm(l1: &Life<'_>) {
+    let probe = l1.probe();
+    assert_eq!(probe["flags"]["svm"], true, "{probe}");
+    assert_eq!(probe["flags"]["npt"], true, "{probe}");
+    assert_eq!(probe["kvm"], true, "{probe}");
+    assert_eq!(probe["parameters"]["kvm_amd.npt"], "Y", "{probe}");
+    assert_eq!(l1.booted()["exposure"], "svm");
+}
+
+#[test]
+fn off_leaves_l1_without_the_flag_and_without_kvm() {
+    let nest = &or_skip!(run()).nest;
+    let l1 = nest.machine("shown off");
+    let probe = l1.probe();
+    for flag in ["svm", "npt", "vmx", "ept"] {
+        assert_eq!(probe["flags"][flag], false, "{probe}");
+    }
+    assert_eq!(probe["kvm"], false, "{probe}");
+    assert_eq!(probe["parameters"], json!({}));
+    assert_eq!(l1.booted()["exposure"], "off");
+    assert_eq!((l1.fault(), l1.how()), (None, "power-off"));
+}
+
+#[test]
+fn l1_and_l2_have_two_processors() {
+    let nest = &or_skip!(run()).nest;
+    assert_eq!(nest.machine("L0").booted()["cpus"], 2);
+    assert_eq!(nest.machine("main").booted()["cpus"], 2);
+    assert_eq!(nest.machine("two").booted()["cpus"], 2);
+    assert!(nest.machine("two").output("hello").contains(" 2 x "));
+    assert_eq!(nest.machine("hello").booted()["cpus"], 1);
+}
+
+#[test]
+fn a_reset_in_l2_is_l2s_alone() {
+    faulted(&or_skip!(run()).nest, "reset", "reset", "reset");
+}
+
+#[test]
+fn a_triple_fault_in_l2_is_l2s_alone() {
+    faulted(
+        &or_skip!(run()).nest,
+        "triple",
+        "triple-fault",
+        "triple-fault",
+    );
+}
+
+#[test]
+fn a_panic_in_l2_is_l2s_alone() {
+    let nest = &or_skip!(run()).nest;
+    let life = nest.machine("panic");
+    assert_eq!(life.fault(), Some("panic"));
+    assert!(life.results("hello").is_empty());
+    let fault = life.own("fault").next().unwrap();
+    assert!(
+        fault["detail"].as_str().unwrap().contains("sysrq"),
+        "{fault}"
+    );
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn a_hang_in_l2_is_found_within_its_limit() {
+    faulted(&or_skip!(run()).nest, "hang", "hang", "killed");
+}
+
+#[test]
+fn memory_that_runs_out_in_l2_is_named() {
+    let nest = &or_skip!(run()).nest;
+    let life = nest.machine("memory");
+    assert_eq!(life.fault(), Some("out-of-memory"));
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn each_level_powers_off_when_told_to() {
+    let nest = &or_skip!(run()).nest;
+    for name in ["off", "L1 off"] {
+        let life = nest.machine(name);
+        life.output("power-off");
+        assert!(life.results("hello").is_empty(), "{name} went on");
+        assert_eq!((life.fault(), life.how()), (None, "power-off"), "{name}");
+    }
+    let l0 = nest.machine("L0");
+    l0.output("power-off");
+    assert!(l0.results("probe").is_empty(), "L0 went on");
+    // An emulator doesn't tell how its machine ended.
+    assert_eq!((l0.fault(), l0.how()), (None, "exited"));
+}
+
+#[test]
+fn a_reset_in_l1_is_l1s_alone() {
+    let nest = &or_skip!(run()).nest;
+    let life = nest.machine("L1 reset");
+    assert_eq!((life.fault(), life.how()), (Some("reset"), "reset"));
+    assert!(life.results("hello").is_empty());
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn a_disk_written_in_l2_reads_the_same_in_l1_and_l0() {
+    let nest = &or_skip!(run()).nest;
+    let expected = pattern::digest(&pattern::bytes(1, LENGTH));
+    nest.machine("disks").output("disk-write /dev/vda");
+    let l1 = nest.machine("main");
+    assert_eq!(l1.output("disk-digest /dev/vda"), expected);
+    let l0 = nest.machine("L0");
+    assert_eq!(l0.output(&format!("disk-digest {L0_FILE}")), expected);
+}
+
+#[test]
+fn a_disk_of_the_host_is_written_in_l2_byte_for_byte() {
+    let run = or_skip!(run());
+    run.nest.machine("disks").output("disk-write /dev/vdb");
+    let (written, rest) = run.host_disk.split_at(LENGTH);
+    assert!(written == pattern::bytes(2, LENGTH), "other bytes arrived");
+    assert!(rest.iter().all(|byte| *byte == 0), "more was written");
+}
+
+#[test]
+fn a_read_only_disk_refuses_writes() {
+    let nest = &or_skip!(run()).nest;
+    let life = nest.machine("disks");
+    let results = life.results("disk-write /dev/vdc");
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0]["ok"], false, "{}", results[0]);
+    let untouched = pattern::digest(&vec![0; LENGTH]);
+    let l1 = nest.machine("main");
+    assert_eq!(l1.output("disk-digest /dev/vdc"), untouched);
+}
+
+#[test]
+fn every_level_above_l0_is_counted() {
+    let nest = &or_skip!(run()).nest;
+    for name in ["main", "hello", "two", "reset", "shown off"] {
+        let counts = nest.machine(name).exits();
+        assert!(counts["exits"].as_u64() > Some(1000), "{name}: {counts}");
+        assert!(counts["user_exits"].as_u64() > Some(0), "{name}: {counts}");
+    }
+    let nested = &nest.machine("main").exits()["nested_run"];
+    assert!(nested.as_u64() > Some(1000), "{nested}");
+}
+
+#[test]
+fn a_nest_with_faults_says_so_by_its_exit_code() {
+    let nest = &or_skip!(run()).nest;
+    assert_eq!(nest.status.code(), Some(1));
+    assert_eq!(nest.report["ok"], false);
+    let levels = nest.report["levels"].as_array().unwrap();
+    assert_eq!(levels.len(), 3);
+    assert_eq!(levels[0]["result"], "ok");
+    assert_ne!(levels[2]["result"], "ok");
+}

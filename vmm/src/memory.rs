@@ -155,7 +155,7 @@ fn map_region(
 }
 
 fn advise(region: &MmapRegion<()>, advice: i32) -> io::Result<()> {
-    // SAFETY: the region is mapped for as long as `region` lives, and none of the advices used
+    // SAFETY: the region is mapped for as long as `region` lives, and no advice used
     // here drops or moves its content.
     match unsafe { libc::madvise(region.as_ptr().cast(), region.size(), advice) } {
         0 => Ok(()),

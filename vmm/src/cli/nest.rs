@@ -62,7 +62,7 @@ pub(super) struct Nest {
     #[arg(long, value_name = "METAL", default_value_t = metal::Request::Auto)]
     metal: metal::Request,
 
-    /// Show every level but the deepest VMX or SVM: auto, on or off
+    /// Show the levels VMX or SVM: auto, on or off
     #[arg(long, value_name = "WHEN", default_value_t = Nested::On)]
     nested: Nested,
 

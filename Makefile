@@ -69,6 +69,15 @@ lint: style ## Check the style, the dependencies and the spelling
 		{ echo "no typos: cargo install --locked typos-cli" >&2; exit 1; }
 	typos
 
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for a minute (SECONDS_EACH=60)
+	@command -v cargo-fuzz >/dev/null || \
+		{ echo "no cargo-fuzz: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	@for target in $$($(CARGO) fuzz list --fuzz-dir tests/fuzz); do \
+		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- \
+			-max_total_time=$(SECONDS_EACH) || exit 1; \
+	done
+
 .PHONY: setup
 setup: ## Install what is missing, from Debian's packages
 	@resources/setup

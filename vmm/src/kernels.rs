@@ -26,7 +26,7 @@ const MAX_SIZE: usize = 1 << 30;
 /// The file to boot `kernel` from: the kernel kept unpacked, or `kernel`
 /// itself where that can't be had. Keeping it is never worth a failed boot.
 pub fn find(kernel: &Path) -> PathBuf {
-    let Ok(folder) = Cache::default_path().map(|root| root.join("kernels")) else {
+    let Ok(folder) = Cache::default_path().map(|root| root.join("unpacked")) else {
         return kernel.to_owned();
     };
     match keep(kernel, &folder) {

@@ -5,7 +5,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Mutex;
+use std::panic;
+use std::sync::{Mutex, Once};
 
 /// What to restore if the process is stopped by a signal or a panic.
 static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
@@ -25,6 +26,7 @@ impl RawMode {
         let mut raw = original;
         // SAFETY: `raw` is a whole termios; cfmakeraw only changes its flags.
         unsafe { libc::cfmakeraw(&raw mut raw) };
+        restore_on_panic();
         set_attributes(fd, &raw)?;
         *SAVED
             .lock()
@@ -39,9 +41,21 @@ impl Drop for RawMode {
     }
 }
 
-/// Restores the terminal if it is raw. For the way out that runs no
-/// destructors: panics abort in release builds.
-pub fn restore() {
+/// A panic aborts in release builds and runs no destructors, so its hook
+/// restores the terminal, before the message.
+fn restore_on_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let next = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            restore();
+            next(info);
+        }));
+    });
+}
+
+/// Restores the terminal if it is raw.
+fn restore() {
     let saved = SAVED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -69,6 +69,13 @@ lint: style ## Check the style, the dependencies and the spelling
 		{ echo "no typos: cargo install --locked typos-cli" >&2; exit 1; }
 	typos
 
+.PHONY: bench
+bench: bench-boot ## Run all measurements
+
+.PHONY: bench-boot
+bench-boot: setup build ## Measure boots, side by side with QEMU's, on emulated AMD-V
+	@NESTLING_BIN=$(BINARY) $(CARGO) run --quiet --release --package nestling-tests --bin bench-boot
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for a minute (SECONDS_EACH=60)
 	@command -v cargo-fuzz >/dev/null || \

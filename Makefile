@@ -35,12 +35,9 @@ test: setup style unit-test machine-test ## Install what the tests need, then ru
 unit-test: ## Run the unit and property tests
 	$(CARGO) test --workspace --exclude nestling-tests --no-fail-fast -- --show-output
 
-# A machine under an emulator takes a processor for itself, so they run one
-# after another.
 .PHONY: machine-test
 machine-test: build ## Run the tests that boot machines
-	NESTLING_BIN=$(BINARY) $(CARGO) test --package nestling-tests --no-fail-fast -- \
-		--show-output --test-threads=1
+	NESTLING_BIN=$(BINARY) $(CARGO) test --package nestling-tests --no-fail-fast
 
 .PHONY: style
 style: ## Check the formatting, and clippy's warnings

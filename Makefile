@@ -19,7 +19,7 @@ help: ## Say what there is to make
 .PHONY: nest
 nest: ## Boot L1, and L2 in it, on this host or on an emulated processor
 	@resources/setup build nest
-	@$(CARGO) build --quiet --release --package nestling
+	@$(CARGO) build --release --package nestling
 	@$(BINARY) nest $(ARGS)
 
 .PHONY: build

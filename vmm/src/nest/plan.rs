@@ -140,9 +140,11 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
 }
 
 /// What a level needs besides its guest's memory: its own system, the image
-/// unpacked and packed again, and the bookkeeping of the guest's pages.
+/// unpacked and packed again, the bookkeeping of the guest's pages, and what the
+/// kernel keeps free for the sake of huge pages, a twentieth and its watermarks.
 fn overhead_mib(image_mib: u32, guest_mib: u32) -> u64 {
-    let own = u64::from(BASE_MIB) + 2 * u64::from(image_mib) + u64::from(guest_mib / 32);
+    let shares = u64::from(guest_mib / 32 + guest_mib / 16);
+    let own = u64::from(BASE_MIB) + 2 * u64::from(image_mib) + shares;
     own.next_multiple_of(u64::from(GRANULE_MIB))
 }
 
@@ -257,7 +259,7 @@ mod tests {
         let nest = plan(&request()).unwrap();
         let levels = chain(&nest);
         let sizes: Vec<_> = levels.iter().map(|nest| nest.machine.memory_mib).collect();
-        assert_eq!(sizes, [672, 464, 256]);
+        assert_eq!(sizes, [720, 480, 256]);
         let cpus: Vec<_> = levels.iter().map(|nest| nest.machine.cpus).collect();
         assert_eq!(cpus, [2, 2, 1]);
         let times: Vec<_> = levels.iter().map(|nest| nest.limits.total_s).collect();
@@ -293,7 +295,7 @@ mod tests {
             Error::MemoryTooLarge {
                 depth: 2,
                 first: 0,
-                needed: 672,
+                needed: 720,
                 limit: 512
             }
         );

@@ -11,6 +11,8 @@ ARGS    ?=
 SECONDS_EACH ?= 60
 
 .DEFAULT_GOAL := help
+# Cargo uses all processors by itself, and emulators want one each.
+.NOTPARALLEL:
 
 .PHONY: help
 help: ## Say what there is to make

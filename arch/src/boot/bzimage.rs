@@ -6,7 +6,7 @@ use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::elf::Elf;
-use super::payload::Payload;
+use super::payload::{Compression, Payload};
 use super::{Error, LoadedKernel, Protocol, Unpacked, area, check_ram, field, index, len_u64};
 use crate::GuestMemory;
 use crate::layout::HIGH_RAM_START;
@@ -39,6 +39,7 @@ pub(super) fn is_bzimage(image: &[u8]) -> bool {
 pub(super) fn load(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
     let bz = BzImage::parse(image)?;
     match Payload::parse(bz.payload) {
+        Some(payload) if payload.compression == Compression::Stored => bz.load_stored(mem),
         Some(payload) => bz.load_payload(mem, &payload),
         None => bz.load_packed(mem),
     }
@@ -85,6 +86,17 @@ impl<'a> BzImage<'a> {
             code,
             payload,
         })
+    }
+
+    /// Copies the segments of a payload that isn't packed.
+    fn load_stored(&self, mem: &GuestMemory) -> Result<LoadedKernel, Error> {
+        let elf =
+            Elf::parse(self.payload).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
+        elf.check_ram(mem)?;
+        elf.check_entry(elf.entry)?;
+        elf.copy(mem, self.payload)?;
+        let unpacked = Unpacked::Natively(Compression::Stored);
+        Ok(self.loaded(elf.entry, elf.memory().end, unpacked))
     }
 
     /// Unpacks the payload to where its segments belong.

@@ -49,25 +49,13 @@ pub(super) fn is_elf(image: &[u8]) -> bool {
 /// Loads a plain ELF kernel.
 pub(super) fn load(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
     let elf = Elf::parse(image)?;
-    // The highest first: that one tells how much RAM is needed.
-    for segment in elf.segments.iter().rev() {
-        check_ram(mem, &segment.memory)?;
-    }
     let (entry, protocol) = match elf.pvh_entry {
         Some(entry) => (entry, Protocol::Pvh),
         None => (elf.entry, Protocol::Linux64),
     };
+    elf.check_ram(mem)?;
     elf.check_entry(entry)?;
-    for segment in &elf.segments {
-        mem.write_slice(
-            &image[segment.file.clone()],
-            GuestAddress(segment.memory.start),
-        )
-        .map_err(|source| Error::Write {
-            what: "the kernel",
-            source,
-        })?;
-    }
+    elf.copy(mem, image)?;
     Ok(LoadedKernel {
         entry: GuestAddress(entry),
         protocol,
@@ -127,6 +115,25 @@ impl Elf {
             .map_or(0, |segment| segment.memory.start);
         let end = self.segments.last().map_or(0, |segment| segment.memory.end);
         start..end
+    }
+
+    /// Succeeds if there is RAM for every segment.
+    pub(super) fn check_ram(&self, mem: &GuestMemory) -> Result<(), Error> {
+        // The highest first: that one tells how much is needed.
+        let mut segments = self.segments.iter().rev();
+        segments.try_for_each(|segment| check_ram(mem, &segment.memory))
+    }
+
+    /// Copies the segments from the file to their places.
+    pub(super) fn copy(&self, mem: &GuestMemory, image: &[u8]) -> Result<(), Error> {
+        self.segments.iter().try_for_each(|segment| {
+            let bytes = &image[segment.file.clone()];
+            mem.write_slice(bytes, GuestAddress(segment.memory.start))
+                .map_err(|source| Error::Write {
+                    what: "the kernel",
+                    source,
+                })
+        })
     }
 
     /// Succeeds if `entry` is in a segment, and below 4 GiB: no more is mapped

@@ -4,7 +4,6 @@ use std::io;
 
 use super::{Failure, Format, Verdict, print_result};
 use crate::doctor::{self, Diagnosis, Findings};
-use crate::nest::screen::Style;
 use crate::terminal;
 
 const AFTER_HELP: &str = "\
@@ -28,10 +27,7 @@ impl Doctor {
     pub(super) fn execute(self, format: Format) -> Result<Verdict, Failure> {
         let diagnosis = Diagnosis::of(Findings::gather());
         let text = match format {
-            Format::Text => {
-                let columns = terminal::size(&io::stdout()).map(|(columns, _)| columns.into());
-                doctor::text(&diagnosis, Style::detect(columns, false).colour)
-            }
+            Format::Text => doctor::text(&diagnosis, terminal::colour(&io::stdout())),
             Format::Json => {
                 let json = serde_json::to_string_pretty(&diagnosis).map_err(Failure::failed)?;
                 json + "\n"

@@ -33,7 +33,7 @@ impl Doctor {
                 json + "\n"
             }
         };
-        print_result(&text);
+        print_result(&text)?;
         Ok(if diagnosis.can_nest() {
             Verdict::Done
         } else {

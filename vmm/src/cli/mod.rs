@@ -8,7 +8,7 @@ mod nest;
 mod run;
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -193,10 +193,16 @@ fn print_error(line: &str) {
     eprintln!("{line}");
 }
 
-/// Prints a result on standard output.
-#[expect(clippy::print_stdout, reason = "the program's one place for results")]
-fn print_result(text: &str) {
-    print!("{text}");
+/// Prints a result on standard output. A reader that has seen enough, as `head`
+/// has, is no failure.
+fn print_result(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "can't write to standard output: {error}"
+        ))),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

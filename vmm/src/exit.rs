@@ -138,3 +138,137 @@ impl From<Action> for Next {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use nestling_devices::bus::BusDevice;
+
+    use super::*;
+
+    /// Answers reads with its value, and writes with what they ask for.
+    struct Probe;
+
+    impl BusDevice for Probe {
+        fn read(&mut self, offset: u64, data: &mut [u8]) {
+            data.fill(0x40 | offset.to_le_bytes()[0]);
+        }
+
+        fn write(&mut self, _: u64, data: &[u8]) -> Action {
+            match data {
+                [1, ..] => Action::Reset,
+                [2, ..] => Action::Shutdown,
+                _ => Action::None,
+            }
+        }
+    }
+
+    /// The probe at port 0x60 and at address 0x1000, 16 long.
+    fn buses() -> Buses {
+        let bus = |base| {
+            let mut bus = Bus::new();
+            let probe = Arc::new(Mutex::new(Probe));
+            bus.insert(base, 16, probe, "probe").expect("an empty bus");
+            Arc::new(bus)
+        };
+        Buses {
+            pio: bus(0x60),
+            mmio: bus(0x1000),
+        }
+    }
+
+    fn after(exit: VcpuExit<'_>) -> (Next, UserExits) {
+        let mut counts = UserExits::default();
+        let next = handle(exit, &buses(), &mut counts);
+        assert_eq!(counts.total(), 1, "each exit counts once");
+        (next, counts)
+    }
+
+    #[test]
+    fn reads_are_answered_in_place_and_counted_by_kind() {
+        let mut data = [0; 2];
+        let (next, counts) = after(VcpuExit::IoIn(0x64, &mut data));
+        assert_eq!((next, counts.port_reads, data), (Next::Enter, 1, [0x44; 2]));
+        let mut data = [0; 4];
+        let (next, counts) = after(VcpuExit::MmioRead(0x1008, &mut data));
+        assert_eq!((next, counts.mmio_reads, data), (Next::Enter, 1, [0x48; 4]));
+    }
+
+    #[test]
+    fn unmapped_reads_are_all_ones() {
+        let mut data = [0; 4];
+        after(VcpuExit::IoIn(0x10, &mut data));
+        assert_eq!(data, [0xFF; 4]);
+        let mut data = [0; 8];
+        after(VcpuExit::MmioRead(0x1010, &mut data));
+        assert_eq!(data, [0xFF; 8]);
+    }
+
+    #[test]
+    fn a_write_ends_the_machine_if_its_device_says_so() {
+        for (byte, next) in [
+            (0, Next::Enter),
+            (1, Next::Stop(End::Reset)),
+            (2, Next::Stop(End::PowerOff)),
+        ] {
+            let (from_port, counts) = after(VcpuExit::IoOut(0x60, &[byte]));
+            assert_eq!((&from_port, counts.port_writes), (&next, 1));
+            let (from_mmio, counts) = after(VcpuExit::MmioWrite(0x1000, &[byte]));
+            assert_eq!((&from_mmio, counts.mmio_writes), (&next, 1));
+        }
+        assert_eq!(after(VcpuExit::IoOut(0x10, &[1])).0, Next::Enter);
+    }
+
+    #[test]
+    fn rare_exits_end_as_what_they_are() {
+        for (exit, next) in [
+            (VcpuExit::Intr, Next::Enter),
+            (VcpuExit::IrqWindowOpen, Next::Enter),
+            (VcpuExit::Shutdown, Next::Stop(End::TripleFault)),
+            (
+                VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, &[]),
+                Next::Stop(End::PowerOff),
+            ),
+            (
+                VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, &[]),
+                Next::Stop(End::Reset),
+            ),
+        ] {
+            let (came, counts) = after(exit);
+            assert_eq!((came, counts.other), (next, 1));
+        }
+    }
+
+    #[test]
+    fn what_cannot_go_on_says_why() {
+        for (exit, word) in [
+            (VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, &[]), "crash"),
+            (VcpuExit::SystemEvent(99, &[]), "99"),
+            (VcpuExit::FailEntry(0x8000_0021, 3), "host CPU 3"),
+            (VcpuExit::FailEntry(0x8000_0021, 3), "0x80000021"),
+            (VcpuExit::InternalError, "KVM_EXIT_INTERNAL_ERROR"),
+            (VcpuExit::Hlt, "Hlt"),
+        ] {
+            let (next, _) = after(exit);
+            let Next::Stop(End::Failed(reason)) = next else {
+                panic!("{word}: {next:?}");
+            };
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+
+    #[test]
+    fn counts_add_kind_by_kind() {
+        let one = UserExits {
+            port_reads: 1,
+            port_writes: 2,
+            mmio_reads: 3,
+            mmio_writes: 4,
+            other: 5,
+        };
+        let sum = one + one;
+        assert_eq!((sum.port_reads, sum.mmio_writes), (2, 8));
+        assert_eq!(sum.total(), 2 * one.total());
+    }
+}

@@ -11,7 +11,7 @@ use nestling_arch::cpuid::Cpuid;
 pub const DEVICE: &str = "/dev/kvm";
 
 /// The API version since Linux 2.6.22; there is no other (KVM API, 4.1).
-const API_VERSION: i32 = 12;
+pub const API_VERSION: i32 = 12;
 
 /// What a machine can't do without (KVM API, 4.4).
 const REQUIRED: [(Cap, &str); 7] = [
@@ -26,39 +26,59 @@ const REQUIRED: [(Cap, &str); 7] = [
 
 /// Why the host's KVM can't be used.
 #[derive(Debug, thiserror::Error)]
+#[error("{}{}", self.what(), self.remedy().map(|remedy| format!(": {remedy}")).unwrap_or_default())]
 pub enum KvmError {
     /// There is no device node.
-    #[error(
-        "there is no {DEVICE}: turn on VT-x or AMD-V in the firmware, then load the module \
-         (`modprobe kvm_intel` or `modprobe kvm_amd`)"
-    )]
     Absent,
     /// The device node is there and closed to us.
-    #[error(
-        "no permission to open {DEVICE}: join its group (`sudo usermod -aG kvm $USER`), \
-         then log in anew"
-    )]
     Permission,
     /// Opening failed otherwise.
-    #[error("can't open {DEVICE}: {0}")]
     Open(kvm_ioctls::Error),
     /// The device isn't KVM's, or of another age.
-    #[error("{DEVICE} speaks API version {0}, and version {API_VERSION} is needed")]
     ApiVersion(i32),
-    /// Something a machine needs isn't there.
-    #[error("the host's KVM lacks {0}: a newer kernel is needed")]
-    Capability(&'static str),
+    /// Things a machine needs aren't there; by their names.
+    Capabilities(Vec<&'static str>),
     /// KVM's CPUID contradicts itself.
-    #[error("KVM_GET_SUPPORTED_CPUID can't be used: {0}")]
     Cpuid(nestling_arch::cpuid::Error),
     /// An ioctl on the system descriptor failed.
-    #[error("{call} failed on {DEVICE}: {source}")]
     Ioctl {
         /// The ioctl's name.
         call: &'static str,
         /// What the kernel said.
         source: kvm_ioctls::Error,
     },
+}
+
+impl KvmError {
+    /// What is wrong, and where.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Absent => format!("there is no {DEVICE}"),
+            Self::Permission => format!("no permission to open {DEVICE}"),
+            Self::Open(error) => format!("can't open {DEVICE}: {error}"),
+            Self::ApiVersion(version) => {
+                format!("{DEVICE} speaks API version {version}, not {API_VERSION}")
+            }
+            Self::Capabilities(names) => format!("the host's KVM lacks {}", names.join(", ")),
+            Self::Cpuid(error) => format!("KVM_GET_SUPPORTED_CPUID can't be used: {error}"),
+            Self::Ioctl { call, source } => format!("{call} failed on {DEVICE}: {source}"),
+        }
+    }
+
+    /// What to do about it, where anything is known to help.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Absent => Some(
+                "turn on VT-x or AMD-V in the firmware, then load the module \
+                 (`modprobe kvm_intel` or `modprobe kvm_amd`)",
+            ),
+            Self::Permission => {
+                Some("join its group (`sudo usermod -aG kvm $USER`), then log in anew")
+            }
+            Self::ApiVersion(_) | Self::Capabilities(_) => Some("use a newer kernel"),
+            Self::Open(_) | Self::Cpuid(_) | Self::Ioctl { .. } => None,
+        }
+    }
 }
 
 /// Opens the host's KVM and checks that machines can be built on it.
@@ -73,9 +93,15 @@ pub fn open() -> Result<Kvm, KvmError> {
     if version != API_VERSION {
         return Err(KvmError::ApiVersion(version));
     }
-    match REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-        Some((_, name)) => Err(KvmError::Capability(name)),
-        None => Ok(kvm),
+    let lacking: Vec<&str> = REQUIRED
+        .iter()
+        .filter(|(cap, _)| !kvm.check_extension(*cap))
+        .map(|(_, name)| *name)
+        .collect();
+    if lacking.is_empty() {
+        Ok(kvm)
+    } else {
+        Err(KvmError::Capabilities(lacking))
     }
 }
 
@@ -88,4 +114,37 @@ pub fn supported_cpuid(kvm: &Kvm) -> Result<Cpuid, KvmError> {
             source,
         })?;
     Cpuid::from_entries(entries.as_slice()).map_err(KvmError::Cpuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do_where_anything_helps() {
+        for (error, said) in [
+            (
+                KvmError::Permission,
+                "no permission to open /dev/kvm: join its group \
+                 (`sudo usermod -aG kvm $USER`), then log in anew",
+            ),
+            (
+                KvmError::Capabilities(vec!["KVM_CAP_IRQFD", "KVM_CAP_IOEVENTFD"]),
+                "the host's KVM lacks KVM_CAP_IRQFD, KVM_CAP_IOEVENTFD: use a newer kernel",
+            ),
+            (
+                KvmError::ApiVersion(11),
+                "/dev/kvm speaks API version 11, not 12: use a newer kernel",
+            ),
+            (
+                KvmError::Ioctl {
+                    call: "KVM_GET_SUPPORTED_CPUID",
+                    source: kvm_ioctls::Error::new(libc::E2BIG),
+                },
+                "KVM_GET_SUPPORTED_CPUID failed on /dev/kvm: Argument list too long (os error 7)",
+            ),
+        ] {
+            assert_eq!(error.to_string(), said);
+        }
+    }
 }

@@ -4,6 +4,7 @@ pub mod builder;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod exit;
 pub mod facts;
 pub mod guest;

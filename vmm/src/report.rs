@@ -73,3 +73,71 @@ pub fn text(report: &Report) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::End;
+    use crate::vcpu::Finished;
+
+    fn counts(pairs: &[(&str, u64)]) -> Counts {
+        pairs
+            .iter()
+            .map(|&(name, n)| (name.to_owned(), n))
+            .collect()
+    }
+
+    fn vcpu(index: u32, exits: u64) -> Finished {
+        Finished {
+            index,
+            counts: counts(&[("exits", exits), ("nested_run", 0)]),
+            user_exits: UserExits {
+                port_writes: 2,
+                ..UserExits::default()
+            },
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            end: End::PowerOff,
+            panicked: false,
+            vm: counts(&[("remote_tlb_flush", 7)]),
+            vcpus: vec![vcpu(0, 100), vcpu(1, 20)],
+        }
+    }
+
+    #[test]
+    fn the_json_form_keeps_vcpus_apart_and_adds_them_up() {
+        let text = json(&report());
+        assert!(text.ends_with('\n'));
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["version"], 1);
+        assert_eq!(json["vm"]["remote_tlb_flush"], 7);
+        assert_eq!(json["vcpus"][1]["exits"], 20);
+        assert_eq!(json["vcpus"][1]["user_exits"], 2);
+        assert_eq!(json["total"]["exits"], 120);
+        assert_eq!(json["total"]["user_port_writes"], 4);
+        assert_eq!(json["total"]["nested_run"], 0);
+    }
+
+    #[test]
+    fn the_table_leaves_zeroes_out_and_begins_with_the_largest() {
+        assert_eq!(
+            text(&report()),
+            "exits                      120\n\
+             remote_tlb_flush             7\n\
+             user_exits                   4\n\
+             user_port_writes             4\n"
+        );
+    }
+
+    #[test]
+    fn the_event_has_the_monitors_counts_beside_kvms() {
+        let MonitorEvent::Exits { vm, vcpus } = exits_event(&report()) else {
+            panic!("another event");
+        };
+        assert_eq!(vm["remote_tlb_flush"], 7);
+        assert_eq!((vcpus[0]["exits"], vcpus[0]["user_exits"]), (100, 2));
+    }
+}

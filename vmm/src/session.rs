@@ -106,20 +106,23 @@ fn finish(
                 source,
             })?;
     }
+    Ok(match fault(report) {
+        None => Verdict::Done,
+        Some(fault) => {
+            tracing::error!("{fault}");
+            Verdict::Failed
+        }
+    })
+}
+
+/// What went wrong with a machine that has ended, if anything did.
+fn fault(report: &Report) -> Option<String> {
     match &report.end {
-        End::PowerOff | End::Stopped | End::Reset if !report.panicked => Ok(Verdict::Done),
-        End::Failed(reason) => {
-            tracing::error!("the machine can't go on: {reason}");
-            Ok(Verdict::Failed)
-        }
-        End::TripleFault => {
-            tracing::error!("the guest's processor shut down (triple fault)");
-            Ok(Verdict::Failed)
-        }
-        End::PowerOff | End::Stopped | End::Reset => {
-            tracing::error!("the guest's kernel panicked");
-            Ok(Verdict::Failed)
-        }
+        End::Failed(reason) => Some(format!("the machine can't go on: {reason}")),
+        End::TripleFault => Some("the guest's processor shut down (triple fault)".into()),
+        End::PowerOff | End::Stopped | End::Reset => report
+            .panicked
+            .then(|| "the guest's kernel panicked".into()),
     }
 }
 
@@ -160,5 +163,65 @@ impl EventLog {
         if file.write_all(&line).is_err() {
             self.0 = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::stats::Counts;
+
+    fn ended(end: End, panicked: bool) -> Report {
+        Report {
+            end,
+            panicked,
+            vm: Counts::new(),
+            vcpus: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_end_has_its_event_and_its_verdict() {
+        for (end, event, wrong) in [
+            (End::PowerOff, How::PowerOff, None),
+            (End::Reset, How::Reset, None),
+            (End::Stopped, How::Killed, None),
+            (End::TripleFault, How::TripleFault, Some("triple fault")),
+            (End::Failed("reason".into()), How::Error, Some("reason")),
+        ] {
+            let said = fault(&ended(end.clone(), false));
+            assert_eq!(said.is_some(), wrong.is_some(), "{end:?}");
+            assert!(said.unwrap_or_default().contains(wrong.unwrap_or_default()));
+            let detail = if event == How::Error { "reason" } else { "" };
+            assert_eq!(how(&end), (event, detail.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_panic_makes_an_orderly_end_a_failure_and_hides_no_worse_one() {
+        for end in [End::PowerOff, End::Reset, End::Stopped] {
+            let said = fault(&ended(end, true)).expect("a failure");
+            assert!(said.contains("panicked"));
+        }
+        let said = fault(&ended(End::Failed("worse".into()), true)).expect("a failure");
+        assert!(said.contains("worse"));
+    }
+
+    #[test]
+    fn events_are_lines_and_a_listener_may_leave() {
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut log = EventLog(Some(File::from(std::os::fd::OwnedFd::from(writer))));
+        log.write(&MonitorEvent::Started);
+        let mut line = [0; 64];
+        let count = (&reader).read(&mut line).expect("a line");
+        assert!(line[..count].ends_with(b"\n"));
+        let event: MonitorEvent = serde_json::from_slice(&line[..count]).expect("an event");
+        assert_eq!(event, MonitorEvent::Started);
+        drop(reader);
+        log.write(&MonitorEvent::Started);
+        assert!(log.0.is_none());
+        log.write(&MonitorEvent::Started);
     }
 }

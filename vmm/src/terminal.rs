@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic;
@@ -77,6 +77,13 @@ pub fn size(fd: &impl AsRawFd) -> Option<(u16, u16)> {
         size.assume_init()
     };
     (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// Whether to colour what goes to `out`: a terminal, and the user doesn't object
+/// by `NO_COLOR` (no-color.org).
+pub fn colour(out: &impl IsTerminal) -> bool {
+    let objection = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    out.is_terminal() && !objection
 }
 
 fn attributes(fd: RawFd) -> Option<libc::termios> {

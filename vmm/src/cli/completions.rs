@@ -20,7 +20,7 @@ impl Completions {
     pub(super) fn execute(self) -> Result<Verdict, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "nestling", &mut script);
-        print_result(&String::from_utf8_lossy(&script));
+        print_result(&String::from_utf8_lossy(&script))?;
         Ok(Verdict::Done)
     }
 }

@@ -128,7 +128,7 @@ impl Build {
                 image::export(cached, output).map_err(Failure::failed)?;
             }
         }
-        print_result(&describe(&built, format));
+        print_result(&describe(&built, format))?;
         Ok(Verdict::Done)
     }
 }

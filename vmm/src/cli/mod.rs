@@ -8,12 +8,14 @@ mod nest;
 mod run;
 
 use std::error::Error;
-use std::io::{self, IsTerminal};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+use crate::terminal;
 
 /// A minimal virtual machine monitor for nested virtualization on Linux KVM.
 #[derive(Debug, Parser)]
@@ -143,11 +145,10 @@ pub fn main() -> ExitCode {
 fn start_log(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failure::usage(format!("--log `{filter}`: {error}")))?;
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(colour)
+        .with_ansi(terminal::colour(&io::stderr()))
         .with_target(false)
         .without_time()
         .init();
@@ -192,10 +193,16 @@ fn print_error(line: &str) {
     eprintln!("{line}");
 }
 
-/// Prints a result on standard output.
-#[expect(clippy::print_stdout, reason = "the program's one place for results")]
-fn print_result(text: &str) {
-    print!("{text}");
+/// Prints a result on standard output. A reader that has seen enough, as `head`
+/// has, is no failure.
+fn print_result(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "can't write to standard output: {error}"
+        ))),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -128,16 +128,16 @@ impl Nest {
         if self.print_plan {
             let mut text = serde_json::to_string_pretty(&plan).map_err(Failure::failed)?;
             text.push('\n');
-            print_result(&text);
+            print_result(&text)?;
             return Ok(Verdict::Done);
         }
         tracing::info!("{}", choice.reason);
         let report = self.run(choice.metal, &plan, &image, &signals, format)?;
         match format {
-            Format::Text => print_result(&table(&report)),
+            Format::Text => print_result(&table(&report))?,
             Format::Json => {
                 let text = serde_json::to_string(&report).map_err(Failure::failed)?;
-                print_result(&format!("{text}\n"));
+                print_result(&format!("{text}\n"))?;
             }
         }
         Ok(if report.ok {

@@ -24,6 +24,8 @@ const PARAMETERS: [(&str, &str); 7] = [
 pub struct Processor {
     /// `vendor_id`.
     pub vendor: String,
+    /// `model name` of the first processor.
+    pub model: String,
     /// `flags` of the first processor.
     pub flags: Vec<String>,
     /// How many there are.
@@ -39,6 +41,9 @@ impl Processor {
             match key.trim() {
                 "processor" => processor.count += 1,
                 "vendor_id" => processor.vendor = value.trim().to_owned(),
+                "model name" if processor.model.is_empty() => {
+                    value.trim().clone_into(&mut processor.model);
+                }
                 "flags" if processor.flags.is_empty() => {
                     processor.flags = value.split_whitespace().map(str::to_owned).collect();
                 }
@@ -131,15 +136,20 @@ fn counter(text: &str, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const CPUINFO: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu svm npt\n\n\
+    const CPUINFO: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC\n\
+                           flags\t\t: fpu svm npt\n\n\
                            processor\t: 1\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu svm npt\n";
 
     #[test]
     fn cpuinfo_is_read() {
         let processor = Processor::parse(CPUINFO);
         assert_eq!(
-            (processor.vendor.as_str(), processor.count),
-            ("AuthenticAMD", 2)
+            (
+                processor.vendor.as_str(),
+                processor.model.as_str(),
+                processor.count
+            ),
+            ("AuthenticAMD", "EPYC", 2)
         );
         assert_eq!(processor.exposure(), "svm");
         assert_eq!(Processor::parse("flags : fpu svml vmx").exposure(), "vmx");

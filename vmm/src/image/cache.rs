@@ -43,6 +43,11 @@ pub fn digest_of(path: &Path) -> io::Result<String> {
     Ok(hasher.finish())
 }
 
+/// Where the cache at `root` keeps package files.
+pub fn packages(root: &Path) -> PathBuf {
+    root.join("packages")
+}
+
 /// A SHA-256 that can be written to.
 #[derive(Debug, Default)]
 pub struct Hasher(Sha256);
@@ -119,7 +124,7 @@ impl Cache {
 
     /// Where package files are kept.
     pub fn packages(&self) -> PathBuf {
-        self.root.join("packages")
+        packages(&self.root)
     }
 
     /// The directory `key` of a kind, made by `fill` if it isn't there.

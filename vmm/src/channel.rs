@@ -25,7 +25,7 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// for one write to a virtio-console port, which the driver splits at 32 KiB.
 pub const MAX_TEXT: usize = 4 * 1024;
 /// The most kinds of exits one event may count.
-const MAX_COUNTS: usize = 256;
+pub const MAX_COUNTS: usize = 256;
 
 /// Why a line isn't an event.
 #[derive(Debug, Error)]

@@ -8,6 +8,7 @@ use nestling_arch::nested::Request;
 use serde::Deserialize;
 
 use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig};
+use crate::channel::{MAX_TEXT, printable};
 
 /// The schema this version reads.
 pub(super) const VERSION: u32 = 1;
@@ -94,7 +95,11 @@ impl ConfigFile {
                     .filter(|b| **b == b'\n')
                     .count()
                     + 1,
-                message: error.message().lines().collect::<Vec<_>>().join("; "),
+                // It quotes the file, which may be anybody's.
+                message: printable(
+                    &error.message().lines().collect::<Vec<_>>().join("; "),
+                    MAX_TEXT,
+                ),
             }
         })?;
         match file.version {

@@ -203,9 +203,17 @@ impl FromStr for NetConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut options = Options::parse(text, &["tap", "fd", "mac", "queues"])?;
+        let fd = options.take("fd")?;
+        if let Some(fd @ ..3) = fd {
+            return Err(OptionError::Value {
+                key: "fd",
+                value: RawFd::to_string(&fd),
+                reason: "hand the tap in as descriptor 3 or more".into(),
+            });
+        }
         let net = Self {
             tap: options.take("tap")?,
-            fd: options.take("fd")?,
+            fd,
             mac: options.take("mac")?,
             queues: options.take("queues")?,
         };

@@ -124,6 +124,28 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
 }
 
 #[test]
+fn text_of_a_file_cannot_drive_a_terminal() {
+    let error = parse("\"\\u001b[2J\\ra\" = 1").expect_err("no such key");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("machine.toml:1: unknown field `a`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_tap_is_no_standard_stream() {
+    for text in ["fd=-1", "fd=0", "fd=2,queues=2"] {
+        let error = text.parse::<NetConfig>().expect_err(text).to_string();
+        assert!(
+            error.ends_with("hand the tap in as descriptor 3 or more"),
+            "{error}"
+        );
+    }
+    assert_eq!("fd=3".parse::<NetConfig>().expect("valid").fd, Some(3));
+}
+
+#[test]
 fn limits_are_checked_before_anything_starts() {
     let with = |change: fn(&mut ConfigFile)| {
         let mut file = minimal();

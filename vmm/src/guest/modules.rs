@@ -97,10 +97,11 @@ fn visit(
     })?;
     open.push(name.to_owned());
     for soft in &info.pre {
-        let before = plan.len();
+        let (planned, opened) = (plan.len(), open.len());
         // A soft dependency that can't be had is done without, wholly.
         if visit(soft, look_up, open, plan).is_err() {
-            plan.truncate(before);
+            plan.truncate(planned);
+            open.truncate(opened);
         }
     }
     for hard in &info.depends {
@@ -250,6 +251,17 @@ mod tests {
             ("c", &["depends="]),
         ];
         assert_eq!(names("a", tree).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_soft_dependency_that_failed_can_be_had_by_another() {
+        let tree: &[(&str, &[&str])] = &[
+            ("a", &["depends=b,c"]),
+            ("b", &["softdep=pre: c d"]),
+            ("c", &["depends=b"]),
+            ("d", &["depends=b"]),
+        ];
+        assert_eq!(names("a", tree).unwrap(), ["b", "c", "a"]);
     }
 
     #[test]

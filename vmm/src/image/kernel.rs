@@ -257,6 +257,14 @@ fn modules_of(directory: &Path, release: &str) -> Result<PathBuf, Error> {
     }
 }
 
+/// Whether a kernel can be called that: one printable word, and no way up.
+fn is_release(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'/')
+}
+
 /// The release a bzImage names in its setup header: `kernel_version` at 0x20e,
 /// an offset less 0x200 to a string that begins with it
 /// (`Documentation/arch/x86/boot.rst`).
@@ -292,10 +300,8 @@ pub fn release_of(kernel: &Path) -> Result<String, Error> {
         .next()
         .unwrap_or_default();
     match std::str::from_utf8(release) {
-        // It becomes a path.
-        Ok(release) if !release.is_empty() && !release.contains('/') && release != ".." => {
-            Ok(release.to_owned())
-        }
+        // It becomes the name of a directory, and part of messages.
+        Ok(release) if is_release(release) => Ok(release.to_owned()),
         _ => Err(not("it names no release")),
     }
 }
@@ -323,6 +329,8 @@ mod tests {
             Vec::new(),
             kernel("")[..0x206].to_vec(),
             kernel("../../etc"),
+            kernel("."),
+            kernel("6.1\x1b[2J"),
             vec![b'x'; 4096],
         ] {
             fs::write(&path, image).unwrap();

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 
 /// A chain of meta packages longer than this leads nowhere.
 const MAX_DEPTH: usize = 4;
+/// The most that a package's data may unpack to, several times what the largest
+/// kernel with all its modules does.
+const MAX_DATA: u64 = 2 << 30;
 
 /// Why a package could not be had or read.
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +104,37 @@ pub fn unpack(package: &Path, target: &Path) -> Result<(), Error> {
             ),
             other => return Err(not_a_package(format!("its data is compressed as {other}"))),
         };
+        let data = Bounded {
+            inner: data,
+            left: MAX_DATA,
+        };
         return unpack_data(package, data, target);
     }
     Err(not_a_package("it has no data.tar member".to_owned()))
+}
+
+/// A reader that fails where there is more than expected, rather than let a
+/// small package fill memory or a disk.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return match self.inner.read(&mut [0])? {
+                0 => Ok(0),
+                _ => Err(io::Error::new(
+                    io::ErrorKind::FileTooLarge,
+                    "its data are larger than any kernel's",
+                )),
+            };
+        }
+        let count = self.inner.by_ref().take(self.left).read(buffer)?;
+        self.left -= u64::try_from(count).map_err(io::Error::other)?;
+        Ok(count)
+    }
 }
 
 fn unpack_data(package: &Path, data: impl Read, target: &Path) -> Result<(), Error> {
@@ -389,6 +420,52 @@ mod tests {
             unpack(&package, &target),
             Err(Error::Escapes { .. })
         ));
+    }
+
+    #[test]
+    fn data_that_unpack_to_too_much_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let tar = tar_of(&[("boot/vmlinuz-6", &"x".repeat(5000))]);
+        let size = u64::try_from(tar.len()).unwrap();
+        let unpack = |left| {
+            let inner = tar.as_slice();
+            unpack_data(Path::new("some.deb"), Bounded { inner, left }, root.path())
+        };
+        unpack(size).unwrap();
+        for left in [0, 511, 512, 3000] {
+            let error = unpack(left).unwrap_err();
+            let text = std::error::Error::source(&error)
+                .map_or(error.to_string(), |source| source.to_string());
+            assert!(text.contains("larger than any kernel's"), "{left}: {text}");
+        }
+    }
+
+    #[test]
+    fn links_and_absolute_names_are_not_unpacked() {
+        let root = tempfile::tempdir().unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        for kind in [tar::EntryType::Symlink, tar::EntryType::Link] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            builder
+                .append_link(&mut header, "lib/modules/6", "/etc")
+                .unwrap();
+        }
+        let tar = builder.into_inner().unwrap();
+        let mut members = tar_of(&[
+            ("lib/modules/6/x.ko", "module"),
+            ("boot/vmlinuz-6", "kernel"),
+            ("/lib/modules/y.ko", "absolute"),
+        ]);
+        // Without the two blocks that end an archive.
+        members.splice(0..0, tar[..tar.len() - 1024].iter().copied());
+        let package = package_of("data.tar", &members, root.path());
+        let target = root.path().join("out");
+        unpack(&package, &target).unwrap();
+        assert!(target.join("lib/modules/6/x.ko").is_file());
+        assert!(!target.join("lib/modules/6").is_symlink());
+        assert!(!target.join("lib/modules/y.ko").exists());
     }
 
     #[test]

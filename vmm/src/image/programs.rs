@@ -16,6 +16,16 @@ use super::archive::{self, Content, Node, Tree};
 const MAX_INTERPRETERS: usize = 5;
 /// The kernel reads a script's first line so far.
 const SCRIPT_LINE: u64 = 256;
+/// Where loaders are, by the kinds of system there are. A loader is run, so a
+/// program that names another one is not asked for its libraries.
+const LOADER_DIRECTORIES: &[&str] = &[
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/nix/store",
+    "/gnu/store",
+];
 /// Where a loader finds libraries outside its default directories.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
@@ -95,6 +105,10 @@ fn add_nested(tree: &mut Tree, path: &Path, depth: usize) -> Result<(), Error> {
     add_file(tree, path)?;
     match kind {
         Kind::Static => Ok(()),
+        Kind::Dynamic { loader } if !is_system_loader(&loader) => Err(Error::NotAProgram {
+            path: path.to_owned(),
+            reason: "its loader is not in /lib, /lib64, /usr/lib or a store",
+        }),
         Kind::Dynamic { loader } => {
             for library in libraries(path, &loader)? {
                 add_file(tree, &library)?;
@@ -243,6 +257,17 @@ fn interpreter(image: &[u8]) -> Result<Option<PathBuf>, &'static str> {
     Ok(None)
 }
 
+/// Whether a program's loader is one that the system's owner put there.
+fn is_system_loader(loader: &Path) -> bool {
+    let climbs = loader
+        .components()
+        .any(|part| part == std::path::Component::ParentDir);
+    !climbs
+        && LOADER_DIRECTORIES
+            .iter()
+            .any(|directory| loader.starts_with(directory))
+}
+
 /// The libraries the loader maps for a program, by their full paths.
 fn libraries(path: &Path, loader: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |said: String| Error::Loader {
@@ -311,6 +336,49 @@ mod tests {
         };
         assert!(tree.get(&loader).is_some());
         assert!(tree.iter().any(|(path, _)| path.contains("libc.so")));
+    }
+
+    #[test]
+    fn a_program_is_not_asked_by_a_loader_of_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = root.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let trace = root.path().join("it-ran");
+        let script = format!("#!/bin/sh\ntouch {}\n", trace.display());
+        let loader = write("ld.so", script.as_bytes());
+        let name = loader.to_str().unwrap().as_bytes();
+        // An ELF header and one program header, PT_INTERP, with the name behind.
+        let mut image = vec![0; 120];
+        image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        image[18] = 62;
+        image[32] = 64;
+        image[56] = 1;
+        image[64] = 3;
+        image[72] = 120;
+        image[96] = u8::try_from(name.len()).unwrap();
+        image.extend_from_slice(name);
+        let program = write("program", &image);
+        assert_eq!(
+            inspect(&program).unwrap(),
+            Kind::Dynamic {
+                loader: loader.clone()
+            }
+        );
+        let error = add(&mut Tree::new(), &program).unwrap_err();
+        assert!(error.to_string().contains("its loader"), "{error}");
+        assert!(!trace.exists());
+        for (loader, system) in [
+            ("/lib64/ld-linux-x86-64.so.2", true),
+            ("/lib/../tmp/ld.so", false),
+            ("lib/ld.so", false),
+            ("/libre/ld.so", false),
+        ] {
+            assert_eq!(is_system_loader(Path::new(loader)), system, "{loader}");
+        }
     }
 
     #[test]

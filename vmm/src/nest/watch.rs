@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::channel::{Event, Fault, FaultKind, How, MonitorEvent, What, printable};
+use crate::channel::{Event, Fault, FaultKind, How, MAX_COUNTS, MonitorEvent, What, printable};
 use crate::order::Limits;
 
 /// The most events per second taken from below.
@@ -18,6 +18,10 @@ const BURST: u32 = 8000;
 const RESERVE: u32 = 1000;
 /// How long a guest that is done may take to power off.
 const POWER_OFF: Duration = Duration::from_secs(120);
+/// The monitor is on this side, but it is what a guest would break out into: its
+/// words are bounded and made printable as a guest's are, in bytes.
+const MAX_DETAIL: usize = 1024;
+const MAX_NAME: usize = 64;
 /// What the Linux kernel prints first when it panics.
 const PANIC_TEXT: &str = "Kernel panic - not syncing: ";
 
@@ -126,14 +130,21 @@ impl Watch {
         match event {
             MonitorEvent::Started => self.started = true,
             MonitorEvent::Panicked => self.panicked = true,
-            MonitorEvent::Ended { how, detail } => self.ended = Some((how, detail)),
+            MonitorEvent::Ended { how, detail } => {
+                self.ended = Some((how, printable(&detail, MAX_DETAIL)));
+            }
             MonitorEvent::Exits { vm, vcpus } => {
                 let mut counts = vm;
                 for (name, count) in vcpus.into_iter().flatten() {
                     let sum = counts.entry(name).or_insert(0);
                     *sum = sum.saturating_add(count);
                 }
-                let counts: BTreeMap<_, _> = counts.into_iter().filter(|(_, n)| *n > 0).collect();
+                let counts: BTreeMap<_, _> = counts
+                    .into_iter()
+                    .filter(|(_, n)| *n > 0)
+                    .map(|(name, n)| (printable(&name, MAX_NAME), n))
+                    .take(MAX_COUNTS)
+                    .collect();
                 return Some(Event {
                     level: self.level,
                     what: What::Exits { counts },

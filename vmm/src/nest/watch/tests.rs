@@ -245,6 +245,29 @@ fn counts_are_summed_over_vcpus_and_zeroes_left_out() {
 }
 
 #[test]
+fn a_monitors_words_are_bounded_and_printable() {
+    let detail = format!("\x1b[2Jgone{}", "x".repeat(5000));
+    let (_, fault) = Signs::new()
+        .started()
+        .monitor(MonitorEvent::Ended {
+            how: How::Error,
+            detail,
+        })
+        .verdict();
+    let (kind, detail) = fault.unwrap();
+    assert_eq!(kind, FaultKind::MonitorDied);
+    assert!(detail.starts_with("gonex") && detail.len() == MAX_DETAIL);
+    let vm = (0..1000).map(|n| (format!("\x07{n}"), 1)).collect();
+    let vcpus = Vec::new();
+    let event = Watch::new(2, LIMITS).monitor(MonitorEvent::Exits { vm, vcpus });
+    let Some(What::Exits { counts }) = event.map(|event| event.what) else {
+        panic!("counts are passed on");
+    };
+    assert_eq!(counts.len(), MAX_COUNTS);
+    assert!(counts.keys().all(|name| !name.contains('\x07')));
+}
+
+#[test]
 fn a_flood_of_text_leaves_room_for_results() {
     let mut watch = Watch::new(2, LIMITS);
     let passed = (0..100_000)

@@ -27,10 +27,13 @@ impl Code {
         self
     }
 
-    /// Prints `text` on COM1.
+    /// Prints `text` on COM1, and then writes the interrupt enable register as
+    /// Linux's driver does after each burst, which makes nestling show it at once.
     #[must_use]
     pub fn say(self, text: &str) -> Self {
-        text.bytes().fold(self, |code, byte| code.out(0x3f8, byte))
+        text.bytes()
+            .fold(self, |code, byte| code.out(0x3f8, byte))
+            .out(0x3f9, 0)
     }
 
     /// Powers off: SLP_TYP 5 and SLP_EN (ACPI 4.8.3.2.1) to the PM1a control port.
@@ -66,9 +69,11 @@ impl Code {
         // again: mov dx, 0x3fd; in al, dx; test al, 1; jz again
         self.0
             .extend([0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7]);
-        // mov dx, 0x3f8; in al, dx; out dx, al; jmp again
+        // mov dx, 0x3f8; in al, dx; out dx, al
+        self.0.extend([0x66, 0xba, 0xf8, 0x03, 0xec, 0xee]);
+        // mov dx, 0x3f9; mov al, 0; out dx, al; jmp again
         self.0
-            .extend([0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xef]);
+            .extend([0x66, 0xba, 0xf9, 0x03, 0xb0, 0x00, 0xee, 0xeb, 0xe8]);
         self
     }
 

@@ -458,10 +458,11 @@ fn a_busy_tap_is_named() {
     let held = files.write("held", Code::new().say("up").halt().elf());
     // The first machine holds the tap and its console says so; the second wants it.
     let script = "ip tuntap add dev t0 mode tap || exit 77
-        \"$1\" run --kernel \"$2\" --net tap=t0 --memory 16M --serial file=\"$3\" </dev/null &
+        \"$1\" run --kernel \"$2\" --net tap=t0 --memory 16M --serial file=\"$3\" \
+            </dev/null 2>/dev/null &
         for i in $(seq 100); do [ -s \"$3\" ] && break; sleep 0.1; done
         \"$1\" run --kernel \"$2\" --net tap=t0 --memory 16M </dev/null
-        code=$?; kill $!; wait; exit $code";
+        code=$?; kill -KILL $!; wait; exit $code";
     let output = std::process::Command::new("unshare")
         .args([
             "--user",

@@ -125,6 +125,7 @@ impl Nest {
             metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
         let image = image::build(&self.image_options()).map_err(Failure::failed)?;
         let plan = self.plan(choice.metal, &image)?;
+        self.check_disks(choice.metal)?;
         if self.print_plan {
             let mut text = serde_json::to_string_pretty(&plan).map_err(Failure::failed)?;
             text.push('\n');
@@ -244,6 +245,27 @@ impl Nest {
             log,
         )
         .map_err(Failure::failed)
+    }
+
+    /// Fails before anything starts, and with less to read than an emulator's words.
+    fn check_disks(&self, metal: Metal) -> Result<(), Failure> {
+        for path in &self.disk {
+            if metal == Metal::Host {
+                return Err(Failure::usage(format!(
+                    "--disk {}: on --metal host there is no L0 to give a disk to; \
+                     name the disk in a plan",
+                    path.display()
+                )));
+            }
+            File::options()
+                .read(true)
+                .write(true)
+                .open(path)
+                .map_err(|error| {
+                    Failure::failed(format!("can't open the disk {}: {error}", path.display()))
+                })?;
+        }
+        Ok(())
     }
 
     fn event_log(&self) -> Result<Option<File>, Failure> {

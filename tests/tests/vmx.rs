@@ -1,0 +1,144 @@
+//! Nests on emulated VT-x with EPT: Bochs, which takes minutes for a level, so one
+//! boot of L0 carries everything.
+
+use std::time::Duration;
+
+use nestling_tests::nest::{Nest, Shared};
+use nestling_tests::plan::{Template, disk_digest, disk_write};
+use nestling_tests::{or_skip, pattern, skip};
+use serde_json::json;
+
+/// Not a multiple of a page, and short: every sector costs exits at three levels.
+const LENGTH: usize = 64 * 1024 + 512;
+/// The disk that L0 keeps in its memory.
+const L0_FILE: &str = "/run/disk.img";
+
+fn run() -> Result<&'static Nest, String> {
+    static RUN: Shared<Nest> = Shared::new();
+    for program in ["bochs", "xorriso"] {
+        skip::needs(program)?;
+    }
+    Ok(RUN.get(|| {
+        let template = Template::of(&["--metal", "vmx", "--depth", "2", "--memory", "256M"]);
+        let l2 = |name| template.machine(2, name);
+        let main = template
+            .machine(1, "main")
+            .disk(json!({ "path": L0_FILE, "create_mib": 1 }))
+            .runs("probe")
+            .boots(
+                l2("work")
+                    .disk(json!({ "path": "/dev/vda" }))
+                    .runs("hello")
+                    .runs(disk_write("/dev/vda", LENGTH, 4))
+                    .runs("reset"),
+            )
+            .boots(l2("triple").runs("triple-fault"))
+            .boots(l2("panic").runs("panic"))
+            .runs(disk_digest("/dev/vda", LENGTH))
+            .runs("hello");
+        let off = template
+            .machine(1, "shown off")
+            .cpus(2)
+            .nested("off")
+            .with_kvm()
+            .runs("probe");
+        let plan = template
+            .machine(0, "L0")
+            .boots(main)
+            .runs(disk_digest(L0_FILE, LENGTH))
+            .boots(off)
+            .runs("hello");
+        Nest::boot(&plan, &["--metal", "vmx"], Duration::from_secs(1800))
+    }))
+}
+
+/// Asserts that L1 and L0 went on after a fault in L2.
+fn lower_levels_went_on(nest: &Nest) {
+    let main = nest.machine("main");
+    assert!(main.output("hello").starts_with("hello from L1"));
+    assert_eq!((main.fault(), main.how()), (None, "power-off"));
+    let l0 = nest.machine("L0");
+    assert!(l0.output("hello").starts_with("hello from L0"));
+    assert_eq!(l0.fault(), None);
+}
+
+#[test]
+fn l2_boots_and_says_hello() {
+    let nest = or_skip!(run());
+    let l2 = nest.machine("work");
+    assert!(l2.output("hello").starts_with("hello from L2: Linux 6."));
+    assert_eq!(l2.booted()["vendor"], "GenuineIntel");
+}
+
+#[test]
+fn on_shows_l1_vmx() {
+    let nest = or_skip!(run());
+    let probe = nest.machine("main").probe();
+    assert_eq!(probe["flags"]["vmx"], true, "{probe}");
+    assert_eq!(probe["kvm"], true, "{probe}");
+    assert_eq!(probe["parameters"]["kvm_intel.ept"], "Y", "{probe}");
+}
+
+#[test]
+fn off_leaves_l1_without_the_flag_and_without_kvm() {
+    let nest = or_skip!(run());
+    let l1 = nest.machine("shown off");
+    let probe = l1.probe();
+    for flag in ["vmx", "ept", "svm", "npt"] {
+        assert_eq!(probe["flags"][flag], false, "{probe}");
+    }
+    assert_eq!(probe["kvm"], false, "{probe}");
+    assert_eq!((l1.fault(), l1.how()), (None, "power-off"));
+}
+
+#[test]
+fn l1_has_two_processors() {
+    let nest = or_skip!(run());
+    assert_eq!(nest.machine("shown off").booted()["cpus"], 2);
+}
+
+#[test]
+fn a_reset_in_l2_is_l2s_alone() {
+    let nest = or_skip!(run());
+    let l2 = nest.machine("work");
+    assert_eq!((l2.fault(), l2.how()), (Some("reset"), "reset"));
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn a_triple_fault_in_l2_is_l2s_alone() {
+    let nest = or_skip!(run());
+    let l2 = nest.machine("triple");
+    assert_eq!(
+        (l2.fault(), l2.how()),
+        (Some("triple-fault"), "triple-fault")
+    );
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn a_panic_in_l2_is_l2s_alone() {
+    let nest = or_skip!(run());
+    assert_eq!(nest.machine("panic").fault(), Some("panic"));
+    lower_levels_went_on(nest);
+}
+
+#[test]
+fn a_disk_written_in_l2_reads_the_same_in_l1_and_l0() {
+    let nest = or_skip!(run());
+    let expected = pattern::digest(&pattern::bytes(4, LENGTH));
+    nest.machine("work").output("disk-write /dev/vda");
+    let l1 = nest.machine("main");
+    assert_eq!(l1.output("disk-digest /dev/vda"), expected);
+    let l0 = nest.machine("L0");
+    assert_eq!(l0.output(&format!("disk-digest {L0_FILE}")), expected);
+}
+
+#[test]
+fn every_level_above_l0_is_counted() {
+    let nest = or_skip!(run());
+    for name in ["main", "work", "shown off"] {
+        let counts = nest.machine(name).exits();
+        assert!(counts["exits"].as_u64() > Some(1000), "{name}: {counts}");
+    }
+}

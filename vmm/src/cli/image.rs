@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::{Failure, Format, Verdict, print_result};
 use crate::image::{self, Addition, Compression, kernel};
+use crate::nest::plan;
+use crate::order::Order;
 
 /// The subcommands of `nestling image`.
 #[derive(Debug, Subcommand)]
@@ -61,7 +63,8 @@ pub(super) struct Build {
     #[arg(long, value_name = "FILE")]
     add: Vec<Addition>,
 
-    /// What the first level does when it boots from the image by itself
+    /// What the first level does when it boots from the image by itself [default of an ISO: boots
+    /// L1, which boots L2, which says hello]
     #[arg(long, value_name = "FILE")]
     order: Option<PathBuf>,
 
@@ -96,15 +99,7 @@ pub(super) struct Build {
 
 impl Build {
     fn execute(self, format: Format) -> Result<Verdict, Failure> {
-        let order = self
-            .order
-            .as_ref()
-            .map(|path| {
-                fs::read(path).map_err(|error| {
-                    Failure::usage(format!("can't read the order {}: {error}", path.display()))
-                })
-            })
-            .transpose()?;
+        let order = self.order()?;
         let built = image::build(&image::Options {
             kernel: self.kernel.unwrap_or_default(),
             modules: self.modules,
@@ -130,6 +125,30 @@ impl Build {
         }
         print_result(&describe(&built, format))?;
         Ok(Verdict::Done)
+    }
+}
+
+impl Build {
+    /// The order to put into the image: an ISO always has one.
+    fn order(&self) -> Result<Option<Vec<u8>>, Failure> {
+        match &self.order {
+            Some(path) => {
+                let bytes = fs::read(path).map_err(|error| {
+                    Failure::usage(format!("can't read the order {}: {error}", path.display()))
+                })?;
+                Order::parse(&bytes).map_err(|error| {
+                    Failure::usage(format!("the order {}: {error}", path.display()))
+                })?;
+                Ok(Some(bytes))
+            }
+            None if self.iso.is_some() => {
+                let order = plan::appliance().map_err(Failure::failed)?;
+                serde_json::to_vec_pretty(&order)
+                    .map(Some)
+                    .map_err(Failure::failed)
+            }
+            None => Ok(None),
+        }
     }
 }
 

@@ -139,6 +139,31 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
     Err(Error::Depth(depth))
 }
 
+/// What a machine does that boots the image by itself, as from its ISO, unless
+/// it is told otherwise: L0 boots L1, and L1 boots L2, which says hello.
+///
+/// # Errors
+/// None that this request could meet; as [`plan`].
+pub fn appliance() -> Result<Order, Error> {
+    let request = Request {
+        first: 0,
+        depth: 2,
+        workload: Workload::Hello,
+        cpus: vec![1],
+        cpu_limit: 1,
+        memory_mib: 256,
+        // What the machine has isn't known here; it is the machine's to check.
+        memory_limit_mib: u32::MAX,
+        image_mib: 64,
+        nested: "on".into(),
+        cmdline: String::new(),
+        kvm: Kvm::default(),
+        timeout_s: 600,
+        silence_s: 120,
+    };
+    plan(&request).map(|nest| *nest.order)
+}
+
 /// What a level needs besides its guest's memory: its own system, the image
 /// unpacked and packed again, the bookkeeping of the guest's pages, and what the
 /// kernel keeps free for the sake of huge pages, a twentieth and its watermarks.
@@ -226,6 +251,17 @@ pub fn workload(words: &[String]) -> Option<Workload> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_appliance_boots_two_levels() {
+        let order = appliance().unwrap();
+        let [Step::Nest(l1)] = &order.steps[..] else {
+            panic!("L0 only boots L1")
+        };
+        assert_eq!((order.level, l1.order.level), (0, 1));
+        let bytes = serde_json::to_vec(&order).unwrap();
+        assert_eq!(Order::parse(&bytes).unwrap(), order);
+    }
 
     fn request() -> Request {
         Request {

@@ -83,6 +83,8 @@ pub struct Controls {
     pub keyboard: Keyboard,
     /// Whether standard input still leads to the guest.
     pub stdin_open: bool,
+    /// Whether the machine was asked to end; asked again, it is ended.
+    pub asked_to_end: bool,
 }
 
 impl Machine {
@@ -114,7 +116,6 @@ impl Machine {
                 pm,
                 console,
                 input,
-                asked_to_end: false,
                 end: None,
             };
             desk.attend()
@@ -148,7 +149,6 @@ struct Desk<'a> {
     pm: Arc<Mutex<AcpiPm>>,
     console: Option<ConsoleHandle>,
     input: Input,
-    asked_to_end: bool,
     end: Option<End>,
 }
 
@@ -181,10 +181,10 @@ impl Desk<'_> {
             if let (Some(console), Some(size)) = (&self.console, terminal::size(&io::stdout())) {
                 console.resize(size.0, size.1);
             }
-        } else if self.asked_to_end {
-            self.end = Some(End::Stopped);
+        } else if self.controls.asked_to_end {
+            self.end.get_or_insert(End::Stopped);
         } else {
-            self.asked_to_end = true;
+            self.controls.asked_to_end = true;
             tracing::info!("pressing the guest's power button; signal again to end it now");
             lock(&self.pm).press_power_button();
         }
@@ -205,7 +205,10 @@ impl Desk<'_> {
         let mut keys = Vec::with_capacity(count);
         match self.controls.keyboard.feed(&buffer[..count], &mut keys) {
             None => {}
-            Some(Request::Quit) => self.end = Some(End::Stopped),
+            Some(Request::Quit) => {
+                self.end.get_or_insert(End::Stopped);
+                return;
+            }
             Some(Request::PowerButton) => lock(&self.pm).press_power_button(),
             Some(Request::Help) => {
                 let _ = io::stderr().write_all(HELP.as_bytes());
@@ -251,7 +254,9 @@ impl MutEventSubscriber for Desk<'_> {
         match events.data() {
             WAKE => {
                 let _ = self.wake.read();
-                self.end = self.receiver.try_recv().ok();
+                if let Ok(end) = self.receiver.try_recv() {
+                    self.end.get_or_insert(end);
+                }
             }
             SIGNALS => {
                 while let Some(number) = self.controls.signals.take() {

@@ -5,7 +5,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::FromRawFd;
-use std::ptr;
 
 use nestling_arch::{GuestMemory, layout};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
@@ -163,34 +162,6 @@ fn advise(region: &MmapRegion<()>, advice: i32) -> io::Result<()> {
     }
 }
 
-/// Asks the kernel to back `length` bytes of guest memory at `start` now, in
-/// one call, where the monitor is about to fill them anyway.
-pub fn populate(memory: &GuestMemory, start: u64, length: u64) {
-    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
-    let Some(region) = memory.find_region(GuestAddress(start)) else {
-        return;
-    };
-    let inside = start - region.start_addr().0;
-    let length = length.min(region.len() - inside);
-    let (Ok(inside), Ok(length)) = (usize::try_from(inside), usize::try_from(length)) else {
-        return;
-    };
-    let page = 4096;
-    let first = inside & !(page - 1);
-    // SAFETY: `inside + length` lies within the region by the arithmetic above, so the range
-    // is mapped and writable; populating it changes no content. A failure only means that
-    // pages come one by one, as they would have anyway.
-    unsafe {
-        let address: *mut libc::c_void = region.as_ptr().add(first).cast();
-        debug_assert!(!ptr::eq(address, ptr::null()));
-        libc::madvise(
-            address,
-            length + (inside - first),
-            libc::MADV_POPULATE_WRITE,
-        );
-    }
-}
-
 /// Refuses a guest that would drive the host out of memory.
 fn check_available(config: &MemoryConfig) -> Result<(), MemoryError> {
     let wanted = config.size;
@@ -287,18 +258,6 @@ mod tests {
         assert!(
             matches!(error, MemoryError::Short { wanted: w, .. } if w == wanted),
             "{error}"
-        );
-    }
-
-    #[test]
-    fn populate_stays_inside_the_region() {
-        let memory = allocate(&config(Size::mib(16))).expect("16 MiB");
-        populate(&memory, (16 << 20) - 100, u64::MAX / 2);
-        populate(&memory, 1 << 40, 4096);
-        populate(&memory, 5000, 10);
-        assert_eq!(
-            memory.read_obj::<u64>(GuestAddress(5000)).expect("inside"),
-            0
         );
     }
 

@@ -63,6 +63,7 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
         signals,
         keyboard: Keyboard::default(),
         stdin_open: true,
+        asked_to_end: false,
     };
     let report = loop {
         events.write(&MonitorEvent::Started);

@@ -130,20 +130,6 @@ impl Vm {
         ioctl("KVM_IRQFD", self.fd.register_irqfd(fd, pin))
     }
 
-    /// Ties `fd` to a level-triggered pin: a signal raises it, and `resample`
-    /// is signalled when the guest has acknowledged the interrupt.
-    pub fn connect_level_irq(
-        &self,
-        fd: &EventFd,
-        resample: &EventFd,
-        pin: u32,
-    ) -> Result<(), VmError> {
-        ioctl(
-            "KVM_IRQFD",
-            self.fd.register_irqfd_with_resample(fd, resample, pin),
-        )
-    }
-
     fn routes(&self) -> MutexGuard<'_, Routes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }

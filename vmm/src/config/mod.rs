@@ -85,7 +85,7 @@ pub enum ConfigError {
         /// What it must be a multiple of.
         step: Size,
     },
-    /// Two parts that want standard input and output exclusively.
+    /// An inherited descriptor that two parts would own.
     #[error("the same file descriptor {0} is given twice")]
     SharedDescriptor(i32),
 }

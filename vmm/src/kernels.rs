@@ -104,7 +104,13 @@ fn write(repack: &Repack<'_>, path: &Path) -> io::Result<()> {
         .truncate(true)
         .open(path)?;
     let length = repack.size();
-    file.set_len(u64::try_from(length).map_err(io::Error::other)?)?;
+    let room = libc::off_t::try_from(length).map_err(io::Error::other)?;
+    // A page of the mapping that finds no room on the disk would be a SIGBUS.
+    // SAFETY: this concerns the open file alone.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, room) } {
+        0 => {}
+        error => return Err(io::Error::from_raw_os_error(error)),
+    }
     // SAFETY: a fresh mapping at an address of the kernel's choice; the file is open.
     let start = unsafe {
         libc::mmap(

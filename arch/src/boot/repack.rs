@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::bzimage::BzImage;
+use super::elf::Elf;
 use super::payload::{Compression, Payload};
 use super::{Error, index};
 
@@ -56,12 +57,15 @@ impl<'a> Repack<'a> {
     /// Writes the result to `out`, which holds [`Repack::size`] zeroes.
     ///
     /// # Errors
-    /// If the payload is damaged.
+    /// If the payload is damaged or holds no kernel.
     pub fn write(&self, out: &mut [u8]) -> Result<(), Error> {
         let (setup, code) = out.split_at_mut(self.setup.len());
         setup.copy_from_slice(self.setup);
         let size = self.payload.unpacked_size;
-        self.payload.unpack(&mut code[..index(size.into())])?;
+        let code = &mut code[..index(size.into())];
+        self.payload.unpack(code)?;
+        // Anything else would pass for a decompressor when it is loaded.
+        Elf::parse(code).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
         let paragraphs = size.div_ceil(16);
         for (field, value) in [
             (SYSSIZE, paragraphs),

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::synthetic::{Program, add_pvh_note, bzimage, elf, header, memory, pack};
+use super::synthetic::{Program, add_pvh_note, bzimage, elf, header, memory, pack, read};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +52,82 @@ fn other_files_are_not_kernels() {
             load_kernel(&mem, image),
             Err(Error::NotAKernel { size }) if size == image.len()
         ));
+    }
+}
+
+#[test]
+fn nothing_lands_on_the_machines_own_tables() {
+    use crate::layout;
+    for start in [
+        layout::GDT.0,
+        layout::PVH_START_INFO.0,
+        layout::ZERO_PAGE.0,
+        layout::PAGE_TABLES.0,
+        layout::COMMAND_LINE.0,
+        layout::ACPI_TABLES.start,
+        HIGH_RAM_START - 1,
+    ] {
+        let programs = [
+            Program::load(0x400, 4 * MIB, 0x200, 0x200),
+            Program::load(0x600, start, 0x100, 0x100),
+        ];
+        let file = elf(4 * MIB, &programs, 0x800);
+        for image in [bzimage(header(), &file), file] {
+            let mem = memory(8 << 20);
+            let error = load_kernel(&mem, &image).unwrap_err();
+            assert!(matches!(error, Error::OutsideRam { .. }), "{error}");
+            assert!(read(&mem, 0, 1 << 20) == vec![0; 1 << 20], "{start:#x}");
+        }
+    }
+}
+
+/// What a decoder writes is bounded by the trailer, and that by RAM.
+#[test]
+fn a_payload_that_lies_about_its_size_is_refused() {
+    let bomb = elf(4 * MIB, &[Program::load(0, 4 * MIB, 1, 1)], 4 << 20);
+    for compression in [
+        Compression::Gzip,
+        Compression::Lz4,
+        Compression::Lzma,
+        Compression::Xz,
+        Compression::Zstd,
+    ] {
+        for (claim, message) in [
+            (u32::MAX, "the kernel needs RAM at 0x200000..0x1001fffff,"),
+            ((4 << 20) + 1, "the bzImage's "),
+            (0x1000, "the bzImage's "),
+            (0, "the bzImage's "),
+        ] {
+            let mut payload = pack(compression, &bomb);
+            payload.splice(payload.len() - 4.., u32::to_le_bytes(claim));
+            let image = bzimage(header(), &payload);
+            let error = load_kernel(&memory(8 << 20), &image).unwrap_err();
+            assert!(error.to_string().starts_with(message), "{claim}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_dictionary_larger_than_any_kernels_is_refused() {
+    // Properties, a dictionary of 2 GiB, a size that is not known.
+    let mut payload = vec![0x5d, 0, 0, 0, 0x80];
+    payload.extend([0xff; 8]);
+    payload.extend([0; 64]);
+    payload.extend(0x1000u32.to_le_bytes());
+    let error = load_kernel(&memory(8 << 20), &bzimage(header(), &payload)).unwrap_err();
+    assert!(matches!(error, Error::Payload { .. }), "{error}");
+}
+
+#[test]
+fn only_a_kernel_is_written_again() {
+    for (plain, kernel) in [(plain(), true), (pack(Compression::Zstd, &plain()), false)] {
+        let image = bzimage(header(), &pack(Compression::Gzip, &plain));
+        let repack = Repack::new(&image).unwrap().unwrap();
+        let mut out = vec![0; repack.size()];
+        match repack.write(&mut out) {
+            Ok(()) => assert!(kernel && load_kernel(&memory(8 << 20), &out).is_ok()),
+            Err(error) => assert!(!kernel && matches!(error, Error::PayloadNotElf(_))),
+        }
     }
 }
 

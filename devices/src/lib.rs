@@ -24,3 +24,11 @@ pub enum Action {
     /// Power the machine off.
     Shutdown,
 }
+
+impl Action {
+    /// This, or what a later access asks if this asks nothing.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        if self == Self::None { later } else { self }
+    }
+}

@@ -78,17 +78,29 @@ impl Add for UserExits {
 }
 
 /// Carries out what the guest asked for. Reads leave their result in the exit,
-/// from where the next entry delivers it.
-pub fn handle(exit: VcpuExit<'_>, buses: &Buses, counts: &mut UserExits) -> Next {
+/// from where the next entry delivers it. `width` tells the size of one port
+/// access: a string instruction brings several at once.
+pub fn handle(
+    exit: VcpuExit<'_>,
+    buses: &Buses,
+    counts: &mut UserExits,
+    width: impl FnOnce() -> usize,
+) -> Next {
     match exit {
         VcpuExit::IoIn(port, data) => {
             counts.port_reads += 1;
-            buses.pio.read(port.into(), data);
+            for access in data.chunks_mut(width().max(1)) {
+                buses.pio.read(port.into(), access);
+            }
             Next::Enter
         }
         VcpuExit::IoOut(port, data) => {
             counts.port_writes += 1;
-            buses.pio.write(port.into(), data).into()
+            let mut accesses = data.chunks(width().max(1));
+            let actions = accesses
+                .by_ref()
+                .map(|access| buses.pio.write(port.into(), access));
+            actions.reduce(Action::then).unwrap_or(Action::None).into()
         }
         VcpuExit::MmioRead(address, data) => {
             counts.mmio_reads += 1;
@@ -179,10 +191,29 @@ mod tests {
     }
 
     fn after(exit: VcpuExit<'_>) -> (Next, UserExits) {
+        after_accesses(exit, usize::MAX)
+    }
+
+    /// What follows port accesses of `width` bytes each.
+    fn after_accesses(exit: VcpuExit<'_>, width: usize) -> (Next, UserExits) {
         let mut counts = UserExits::default();
-        let next = handle(exit, &buses(), &mut counts);
+        let next = handle(exit, &buses(), &mut counts, || width);
         assert_eq!(counts.total(), 1, "each exit counts once");
         (next, counts)
+    }
+
+    #[test]
+    fn a_string_instruction_is_several_accesses_of_one_port() {
+        let mut data = [0; 6];
+        let (next, counts) = after_accesses(VcpuExit::IoIn(0x64, &mut data), 1);
+        assert_eq!((next, counts.port_reads, data), (Next::Enter, 1, [0x44; 6]));
+        for (data, next) in [
+            ([0, 0, 1, 2], Next::Stop(End::Reset)),
+            ([0, 2, 0, 1], Next::Stop(End::PowerOff)),
+            ([0, 0, 0, 0], Next::Enter),
+        ] {
+            assert_eq!(after_accesses(VcpuExit::IoOut(0x64, &data), 1).0, next);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod metal;
 pub mod nest;
 pub mod order;
+pub mod output;
 pub mod platform;
 pub mod report;
 pub mod session;

@@ -100,6 +100,7 @@ impl Machine {
             console,
             input,
             panicked,
+            ending,
         } = self.platform;
         let mut threads = Vec::new();
         // Application processors wait for their start-up IPI in the kernel, so the order
@@ -120,6 +121,9 @@ impl Machine {
             };
             desk.attend()
         });
+        if matches!(attended, Ok(End::Stopped) | Err(_)) {
+            ending.store(true, Ordering::Release);
+        }
         let vcpus = stop_all(threads);
         // What the guest wrote last may still wait for a newline.
         lock(&serial).flush();

@@ -125,22 +125,24 @@ fn map_region(
     } else {
         libc::MAP_PRIVATE
     };
+    let huge = config.hugepages != HugePages::Off;
     let mut builder = MmapRegionBuilder::new(size)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_hugetlbfs(config.hugepages != HugePages::Off);
+        .with_hugetlbfs(huge);
     builder = match file {
         None => builder.with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | sharing),
         Some(file) => {
             let file = file.try_clone().map_err(failed("map"))?;
             builder
                 .with_file_offset(FileOffset::new(file, offset))
-                .with_mmap_flags(libc::MAP_NORESERVE | sharing)
+                // Huge pages are reserved now: their pool may be empty at first touch.
+                .with_mmap_flags(sharing | if huge { 0 } else { libc::MAP_NORESERVE })
         }
     };
     let region: MmapRegion<()> = builder
         .build()
         .map_err(|error| failed("map")(io::Error::other(error)))?;
-    if config.hugepages == HugePages::Off {
+    if !huge {
         // Without the advice the guest works as well, on smaller pages.
         let _ = advise(&region, libc::MADV_HUGEPAGE);
     }
@@ -208,7 +210,8 @@ fn parse_available(meminfo: &str) -> Option<Size> {
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024).map(Size)
+    // In whole MiB, which is how people read it.
+    kib.checked_mul(1024).map(|bytes| Size(bytes >> 20 << 20))
 }
 
 #[cfg(test)]
@@ -263,8 +266,8 @@ mod tests {
 
     #[test]
     fn finds_the_line_in_meminfo() {
-        let text = "MemTotal: 100 kB\nMemAvailable:   42 kB\n";
-        assert_eq!(parse_available(text), Some(Size(42 * 1024)));
+        let text = "MemTotal: 9000 kB\nMemAvailable:   4200 kB\n";
+        assert_eq!(parse_available(text), Some(Size::mib(4)));
         assert_eq!(parse_available("MemTotal: 100 kB\n"), None);
     }
 }

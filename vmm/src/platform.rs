@@ -32,6 +32,7 @@ use crate::channel::MonitorEvent;
 use crate::config::{ConsoleMode, NetConfig, VmConfig};
 use crate::exit::Buses;
 use crate::input::{Input, Sink};
+use crate::output::Output;
 use crate::session::EventLog;
 use crate::streams::{self, Streams, duplicate};
 use crate::terminal;
@@ -52,6 +53,8 @@ pub struct Platform {
     pub input: Input,
     /// Whether the guest's kernel has reported a panic.
     pub panicked: Arc<AtomicBool>,
+    /// Set to drop output that nobody takes.
+    pub ending: Arc<AtomicBool>,
 }
 
 impl Platform {
@@ -66,7 +69,8 @@ impl Platform {
     ) -> Result<Self, BuildError> {
         let (mut pio, mut mmio) = (Bus::new(), Bus::new());
         let room = event()?;
-        let serial = serial(vm, streams, &room)?;
+        let ending = Arc::new(AtomicBool::new(false));
+        let serial = serial(vm, streams, &room, &ending)?;
         let pm = power_management(vm)?;
         add_legacy(&mut pio, &serial, &pm)?;
 
@@ -117,6 +121,7 @@ impl Platform {
             console,
             input: Input::new(sink),
             panicked,
+            ending,
         })
     }
 }
@@ -135,11 +140,16 @@ fn clone_event(fd: &EventFd) -> Result<EventFd, BuildError> {
     })
 }
 
-fn serial(vm: &Vm, streams: &Streams, room: &EventFd) -> Result<Arc<Mutex<Serial>>, BuildError> {
+fn serial(
+    vm: &Vm,
+    streams: &Streams,
+    room: &EventFd,
+    ending: &Arc<AtomicBool>,
+) -> Result<Arc<Mutex<Serial>>, BuildError> {
     let interrupt = event()?;
     vm.connect_irq(&interrupt, layout::COM1_IRQ)?;
     let output: Box<dyn Write + Send> = match &streams.serial {
-        Some(fd) => Box::new(File::from(duplicate(fd)?)),
+        Some(fd) => Box::new(Output::new(File::from(duplicate(fd)?), Arc::clone(ending))),
         None => Box::new(io::sink()),
     };
     let room = clone_event(room)?;

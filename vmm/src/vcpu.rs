@@ -10,8 +10,12 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{
+    CpuId, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, Msrs, kvm_msr_entry,
+    kvm_run,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use nestling_arch::cpuid::Cpuid;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -174,17 +178,30 @@ impl Vcpu {
     }
 
     fn run(mut self, buses: &Buses, ends: &Ends, stop: &AtomicBool) -> Finished {
-        KICK.set(&raw mut self.fd.get_kvm_run().immediate_exit);
+        let page: *mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: the page is mapped for as long as the descriptor lives; only the field's
+        // address is taken.
+        KICK.set(unsafe { &raw mut (*page).immediate_exit });
+        let _guard = ReportPanic(ends);
         let mut user_exits = UserExits::default();
         let end = loop {
             if stop.load(Ordering::Acquire) {
                 break None;
             }
             match self.fd.run() {
-                Ok(exit) => match exit::handle(exit, buses, &mut user_exits) {
-                    Next::Enter => {}
-                    Next::Stop(end) => break Some(end),
-                },
+                Ok(VcpuExit::InternalError) => {
+                    user_exits.other += 1;
+                    break Some(End::Failed(internal_error(self.fd.get_kvm_run())));
+                }
+                Ok(exit) => {
+                    // SAFETY: called only for an exit by port I/O, for which `io` is the field
+                    // of the union that KVM has filled; nobody writes it until the next entry.
+                    let width = || usize::from(unsafe { (*page).__bindgen_anon_1.io.size });
+                    match exit::handle(exit, buses, &mut user_exits, width) {
+                        Next::Enter => {}
+                        Next::Stop(end) => break Some(end),
+                    }
+                }
                 Err(error) => match error.errno() {
                     libc::EINTR => {
                         user_exits.other += 1;
@@ -206,6 +223,40 @@ impl Vcpu {
             index: self.index,
             counts,
             user_exits,
+        }
+    }
+}
+
+/// What KVM says of an internal error (KVM API, 5, `internal`).
+fn internal_error(run: &kvm_run) -> String {
+    // SAFETY: called only after KVM_EXIT_INTERNAL_ERROR, for which `internal` is the field of
+    // the union that KVM has filled.
+    let internal = unsafe { &run.__bindgen_anon_1.internal };
+    let what = match internal.suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "an instruction that it can't emulate",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "two exceptions at once",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "an event that it can't deliver",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit for a reason it doesn't know",
+        _ => "a state that it can't handle",
+    };
+    let words = usize::try_from(internal.ndata)
+        .unwrap_or(0)
+        .min(internal.data.len());
+    format!(
+        "KVM met {what} (KVM_EXIT_INTERNAL_ERROR, suberror {}, data {:x?})",
+        internal.suberror,
+        &internal.data[..words],
+    )
+}
+
+/// Reports a vCPU whose thread panics as the machine's end.
+struct ReportPanic<'a>(&'a Ends);
+
+impl Drop for ReportPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0
+                .report(End::Failed("a vCPU's thread panicked".into()));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `nestling image build`: the same input gives the same bytes, also without a network.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

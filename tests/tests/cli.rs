@@ -1,5 +1,7 @@
 //! The command line: what it prints when asked, and what it says when it can't.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
 //! `nestling run` on this host's KVM, with guests of a few instructions: a host
 //! that can't run a Linux kernel can still run those.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! Ends that nobody planned: a signal, a dead emulator. Nothing may be left.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -3,6 +3,8 @@
 //! One boot of L0 carries most of the behaviours: its L1s, and the L2s of those,
 //! are told what to do by a plan, and each test asserts on the part it is about.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs;
 use std::time::Duration;
 

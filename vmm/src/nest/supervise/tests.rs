@@ -162,9 +162,17 @@ fn a_silent_machine_is_killed_with_its_descendants() {
         What::Console { line } => Some(line.clone()),
         _ => None,
     });
-    // Gone, or a zombie that its new parent hasn't reaped yet.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.unwrap()));
-    assert!(status.is_err() || status.unwrap().contains("State:\tZ"));
+    // Gone, or a zombie that its new parent hasn't reaped yet: soon, for a signal
+    // is sent before it is acted on.
+    let status = format!("/proc/{}/status", pid.unwrap());
+    let start = Instant::now();
+    while std::fs::read_to_string(&status).is_ok_and(|text| !text.contains("State:\tZ")) {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "{status} is alive"
+        );
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -218,6 +218,9 @@ fn each_phase_has_its_limit() {
 fn a_guest_cannot_report_what_its_monitor_must() {
     let mut watch = Watch::new(2, LIMITS);
     for what in [
+        What::Starts {
+            name: "forged".into(),
+        },
         What::Ended { how: How::PowerOff },
         What::Exits {
             counts: BTreeMap::new(),

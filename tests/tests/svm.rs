@@ -67,6 +67,9 @@ fn run() -> Result<&'static Run, String> {
         let l1 = |name| template.machine(1, name).cpus(1).with_kvm();
         let plan = template
             .machine(0, "L0")
+            // With more, this emulator now and then runs code that L0's kernel has
+            // just patched, as it does whenever the first VM comes or the last goes.
+            .cpus(1)
             .more_memory(64)
             .boots(main)
             .runs(disk_digest(L0_FILE, LENGTH))
@@ -156,7 +159,6 @@ fn off_leaves_l1_without_the_flag_and_without_kvm() {
 #[test]
 fn l1_and_l2_have_two_processors() {
     let nest = &or_skip!(run()).nest;
-    assert_eq!(nest.machine("L0").booted()["cpus"], 2);
     for name in ["pair", "inner pair"] {
         assert_eq!(nest.machine(name).booted()["cpus"], 2, "{name}");
     }

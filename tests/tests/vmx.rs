@@ -38,15 +38,19 @@ fn run() -> Result<&'static Nest, String> {
             .runs("hello");
         let off = template
             .machine(1, "shown off")
-            .cpus(2)
             .nested("off")
             .with_kvm()
             .runs("probe");
+        let pair = template
+            .machine(1, "pair")
+            .cpus(2)
+            .boots(l2("inner pair").cpus(2).runs("hello"));
         let plan = template
             .machine(0, "L0")
             .boots(main)
             .runs(disk_digest(L0_FILE, LENGTH))
             .boots(off)
+            .boots(pair)
             .runs("hello");
         Nest::boot(&plan, &["--metal", "vmx"], Duration::from_secs(1800))
     }))
@@ -92,9 +96,14 @@ fn off_leaves_l1_without_the_flag_and_without_kvm() {
 }
 
 #[test]
-fn l1_has_two_processors() {
+fn l1_and_l2_have_two_processors() {
     let nest = or_skip!(run());
-    assert_eq!(nest.machine("shown off").booted()["cpus"], 2);
+    for name in ["pair", "inner pair"] {
+        assert_eq!(nest.machine(name).booted()["cpus"], 2, "{name}");
+    }
+    let l2 = nest.machine("inner pair");
+    assert!(l2.output("hello").contains(" 2 x "));
+    assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
 }
 
 #[test]

@@ -79,6 +79,9 @@ pub struct Order {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kvm {
+    /// Parameters for `kvm`, e.g. `min_timer_period_us=20000`.
+    #[serde(default)]
+    pub common: String,
     /// Parameters for `kvm_intel` besides `nested=1`, e.g. `enable_apicv=0`.
     #[serde(default)]
     pub intel: String,
@@ -317,6 +320,7 @@ mod tests {
             level,
             modules: vec!["virtio_blk".into()],
             kvm: Some(Kvm {
+                common: "min_timer_period_us=20000".into(),
                 intel: "enable_apicv=0".into(),
                 amd: String::new(),
             }),

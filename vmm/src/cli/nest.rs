@@ -196,7 +196,10 @@ impl Nest {
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
                 .to_owned(),
-            kvm: Kvm::default(),
+            kvm: Kvm {
+                common: metal.kvm_parameters().to_owned(),
+                ..Kvm::default()
+            },
             timeout_s: self.timeout.unwrap_or(60 * scale * u32::from(self.depth)),
             silence_s: 10 * scale,
         };

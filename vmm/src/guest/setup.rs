@@ -109,8 +109,10 @@ fn load_kvm(tree: &Tree, kvm: &Kvm, notes: &mut Vec<String>) {
         _ => return,
     };
     let parameters = format!("nested=1 {parameters}");
-    if let Err(error) = tree.load(module, parameters.trim_end()) {
-        notes.push(error.to_string());
+    for (module, parameters) in [("kvm", kvm.common.trim()), (module, parameters.trim_end())] {
+        if let Err(error) = tree.load(module, parameters) {
+            notes.push(error.to_string());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::ratelimit::{RateLimit, warn_limited};
 
 const INTERRUPT_ENABLE: u8 = 1;
 const MODEM_CONTROL: u8 = 4;
+const LINE_STATUS: u8 = 5;
 const MODEM_CONTROL_LOOPBACK: u8 = 0x10;
 
 /// Output held back for want of a line's end, at most.
@@ -22,15 +23,18 @@ const MAX_HELD_OUTPUT: usize = 4096;
 /// A 16550 UART whose line leads to a writer.
 ///
 /// Every byte costs the guest an exit; it need not cost the host a system call
-/// as well. Output goes to the writer at the end of a line and whenever the
-/// driver writes the interrupt enable register, which Linux does at the end of
-/// each burst: a prompt appears at once. [`Serial::flush`] does so explicitly.
+/// as well. Output goes to the writer at the end of a line, and so that a prompt
+/// appears at once, when the driver writes the interrupt enable register, as
+/// Linux does at the end of each burst, or reads the line status twice, as one
+/// does that polls for input. [`Serial::flush`] does so explicitly.
 pub struct Serial {
     uart: Uart<Line, NoEvents, HeldOutput>,
     fifo_size: usize,
     /// Called when the guest has made room for input that was refused.
     on_room: Box<dyn Fn() + Send>,
     input_refused: bool,
+    /// Whether the last access read the line status.
+    polled: bool,
     lost_output: RateLimit,
 }
 
@@ -61,6 +65,7 @@ impl Serial {
             fifo_size,
             on_room,
             input_refused: false,
+            polled: false,
             lost_output,
         }
     }
@@ -115,11 +120,17 @@ impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         for (register, byte) in registers(offset).zip(data) {
             *byte = self.uart.read(register);
+            let polls = register == LINE_STATUS;
+            if polls && self.polled {
+                self.flush();
+            }
+            self.polled = polls;
         }
         self.tell_of_room();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Action {
+        self.polled = false;
         for (register, &byte) in registers(offset).zip(data) {
             self.write_register(register, byte);
         }
@@ -191,7 +202,6 @@ mod tests {
 
     const DATA: u64 = 0;
     const ENABLE: u64 = 1;
-    const LINE_STATUS: u64 = 5;
 
     /// Keeps each write apart.
     #[derive(Clone, Default)]
@@ -264,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_appears_when_the_driver_polls_for_input() {
+        let mut f = fixture();
+        for byte in b"boot: " {
+            f.serial.read(LINE_STATUS.into(), &mut [0]);
+            f.serial.write(DATA, &[*byte]);
+        }
+        f.serial.read(LINE_STATUS.into(), &mut [0]);
+        assert!(lock(&f.writes.0).is_empty());
+        f.serial.read(LINE_STATUS.into(), &mut [0]);
+        assert_eq!(*lock(&f.writes.0), [b"boot: ".to_vec()]);
+    }
+
+    #[test]
     fn endless_lines_are_bounded() {
         let mut f = fixture();
         for _ in 0..MAX_HELD_OUTPUT {
@@ -278,12 +301,12 @@ mod tests {
         f.serial.write(ENABLE, &[1]);
         assert_eq!(f.serial.enqueue(b"ab"), 2);
         assert_eq!(f.interrupt.read().unwrap(), 1);
-        assert_eq!(read(&mut f.serial, LINE_STATUS) & 1, 1);
+        assert_eq!(read(&mut f.serial, LINE_STATUS.into()) & 1, 1);
         assert_eq!(
             [DATA, DATA].map(|offset| read(&mut f.serial, offset)),
             *b"ab"
         );
-        assert_eq!(read(&mut f.serial, LINE_STATUS) & 1, 0);
+        assert_eq!(read(&mut f.serial, LINE_STATUS.into()) & 1, 0);
         assert_eq!(f.wakes.load(Ordering::Relaxed), 0);
     }
 

@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["measure", rounds] => measure::run(rounds.parse().unwrap_or(1)),
+        ["measure", rounds, ref monitors @ ..] => {
+            measure::run(rounds.parse().unwrap_or(1), monitors)
+        }
         [] => host::run(),
         _ => {
             report("usage: bench-boot (by `make bench-boot`)");

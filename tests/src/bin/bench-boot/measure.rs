@@ -23,76 +23,34 @@ const TRACING: &str = "/sys/kernel/tracing";
 /// Larger mappings are the guest's memory, 512 MiB, and not the monitor's.
 const GUEST_MAPPING_KIB: u64 = 256 << 10;
 
-/// The monitors, by the name in the table.
-const MONITORS: [(&str, &[&str]); 4] = [
-    (
-        "nestling",
-        &[
-            "/init",
-            "run",
-            "--memory",
-            "512M",
-            "--nested",
-            "on",
-            "--no-reboot",
-        ],
-    ),
+/// What every nestling and every QEMU is told.
+const NESTLING: &str = "/init run --memory 512M --nested on --no-reboot";
+const QEMU: &str = "/usr/bin/qemu-system-x86_64 -M q35 -enable-kvm -cpu host -m 512 -no-reboot";
+
+/// The monitors: the name in the table, the command line, and what it has besides.
+const MONITORS: [(&str, &str, &str); 4] = [
+    ("nestling", NESTLING, ""),
     (
         "nestling, first boot of a kernel",
-        &[
-            "/init",
-            "run",
-            "--memory",
-            "512M",
-            "--nested",
-            "on",
-            "--no-reboot",
-            "--no-kernel-cache",
-        ],
+        NESTLING,
+        "--no-kernel-cache",
     ),
-    (
-        "QEMU q35",
-        &[
-            "/usr/bin/qemu-system-x86_64",
-            "-M",
-            "q35",
-            "-enable-kvm",
-            "-cpu",
-            "host",
-            "-m",
-            "512",
-            "-nographic",
-            "-no-reboot",
-        ],
-    ),
+    ("QEMU q35", QEMU, "-nographic"),
     (
         "QEMU q35, no default devices",
-        &[
-            "/usr/bin/qemu-system-x86_64",
-            "-M",
-            "q35",
-            "-enable-kvm",
-            "-cpu",
-            "host",
-            "-m",
-            "512",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
-            "-no-reboot",
-        ],
+        QEMU,
+        "-nodefaults -display none -serial stdio",
     ),
 ];
 
-/// Measures every monitor `rounds` times and prints a line each.
-pub(crate) fn run(rounds: u32) -> ExitCode {
+/// Measures the named monitors, or all, `rounds` times and prints a line each.
+pub(crate) fn run(rounds: u32, names: &[&str]) -> ExitCode {
     let counter = UserExits::start();
     // The first start of each is left out: it fills the page cache.
     for round in 0..=rounds {
-        for (name, arguments) in MONITORS {
-            match measure(arguments, &counter) {
+        let wanted = |name| names.is_empty() || names.contains(&name);
+        for (name, command, more) in MONITORS.iter().filter(|monitor| wanted(monitor.0)) {
+            match measure(&format!("{command} {more}"), &counter) {
                 Ok(_) if round == 0 => {}
                 Ok(mut result) => {
                     result["monitor"] = json!(name);
@@ -116,10 +74,11 @@ fn print(line: &str) -> io::Result<()> {
     console.write_all(format!("{line}\n").as_bytes())
 }
 
-fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Value> {
-    let mut command = Command::new(arguments[0]);
-    command.args(&arguments[1..]);
-    if arguments[0] == "/init" {
+fn measure(line: &str, counter: &UserExits) -> io::Result<serde_json::Value> {
+    let mut words = line.split_ascii_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    if line.starts_with(NESTLING) {
         command.args(["--kernel", KERNEL, "--initrd", INITRD, "--cmdline", CMDLINE]);
     } else {
         command.args(["-kernel", KERNEL, "-initrd", INITRD, "-append", CMDLINE]);
@@ -132,37 +91,20 @@ fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Va
     let before = counter.read();
     let start = Instant::now();
     let mut child = command.spawn()?;
-    let mut seen = Vec::new();
-    let reached = wait_for_marker(&mut child, &mut seen)?;
-    if !reached {
+    let said = read_to_marker(&mut child)?;
+    let (elapsed, after) = (start.elapsed(), counter.read());
+    if let Some(said) = said {
         let _ = child.kill();
         child.wait()?;
-        let said = String::from_utf8_lossy(&seen);
-        let last: String = said
-            .chars()
-            .rev()
-            .take(200)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect();
         return Err(io::Error::other(format!(
-            "init was not reached; the guest said {last:?}"
+            "init was not reached; the guest said: {}",
+            said.lines().last().unwrap_or_default()
         )));
     }
-    let elapsed = start.elapsed();
-    let after = counter.read();
     let memory = own_memory(child.id())?;
-    io::copy(
-        &mut child
-            .stdout
-            .take()
-            .into_iter()
-            .fold(Box::new(io::empty()) as Box<dyn Read>, |_, out| {
-                Box::new(out)
-            }),
-        &mut io::sink(),
-    )?;
+    if let Some(mut rest) = child.stdout.take() {
+        io::copy(&mut rest, &mut io::sink())?;
+    }
     child.wait()?;
     Ok(json!({
         "nanoseconds": u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
@@ -171,25 +113,23 @@ fn measure(arguments: &[&str], counter: &UserExits) -> io::Result<serde_json::Va
     }))
 }
 
-/// Reads the guest's console until init has spoken or the monitor has ended.
-fn wait_for_marker(child: &mut Child, seen: &mut Vec<u8>) -> io::Result<bool> {
-    let Some(console) = &mut child.stdout else {
-        return Ok(false);
-    };
+/// Reads the guest's console until init has spoken. If the monitor ends before,
+/// what there was is returned.
+fn read_to_marker(child: &mut Child) -> io::Result<Option<String>> {
+    let mut seen = Vec::new();
     let mut buffer = [0; 4096];
-    loop {
+    while let Some(console) = &mut child.stdout {
         let count = console.read(&mut buffer)?;
         seen.extend_from_slice(&buffer[..count]);
-        if seen
-            .windows(MARKER.len())
-            .any(|window| window == MARKER.as_bytes())
-        {
-            return Ok(true);
+        let text = String::from_utf8_lossy(&seen);
+        if text.contains(MARKER) {
+            return Ok(None);
         }
         if count == 0 {
-            return Ok(false);
+            return Ok(Some(text.into_owned()));
         }
     }
+    Ok(Some(String::new()))
 }
 
 /// The process's resident memory without the guest's, in KiB.
@@ -197,19 +137,13 @@ fn own_memory(pid: u32) -> io::Result<u64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let (mut total, mut size) = (0, 0);
     for line in maps.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let mut value = || {
-            words
-                .next()
-                .and_then(|word| word.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        if let Some(rest) = line.strip_prefix("Size:") {
-            words = rest.split_ascii_whitespace();
-            size = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        } else if line.starts_with("Rss:") && size < GUEST_MAPPING_KIB {
-            let _ = value();
-            total += value();
+        let kib = |text: &str| text.trim().trim_end_matches(" kB").parse::<u64>().ok();
+        if let Some(value) = line.strip_prefix("Size:").and_then(kib) {
+            size = value;
+        } else if let Some(value) = line.strip_prefix("Rss:").and_then(kib)
+            && size < GUEST_MAPPING_KIB
+        {
+            total += value;
         }
     }
     Ok(total)

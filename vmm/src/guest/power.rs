@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::nest::process;
+use crate::streams;
 
 /// `struct input_event` on x86-64: two 8-byte times, type, code, value.
 const EVENT_SIZE: usize = 24;
@@ -25,7 +25,7 @@ pub(super) fn buttons() -> Vec<Button> {
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("event"))
         .filter_map(|entry| File::open(entry.path()).ok())
-        .filter(|file| process::set_nonblocking(file.as_fd()).is_ok())
+        .filter(|file| streams::set_nonblocking(file).is_ok())
         .map(Button)
         .collect()
 }

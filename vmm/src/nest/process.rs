@@ -76,23 +76,6 @@ fn pid_of(child: &Child) -> libc::pid_t {
     libc::pid_t::try_from(child.id()).expect("the kernel's process numbers fit pid_t")
 }
 
-/// Makes reads from `fd` answer `WouldBlock` instead of waiting.
-///
-/// # Errors
-/// What the system says.
-pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: neither call takes a pointer.
-    unsafe {
-        let flags = check(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
-        check(libc::fcntl(
-            fd.as_raw_fd(),
-            libc::F_SETFL,
-            flags | libc::O_NONBLOCK,
-        ))
-        .map(drop)
-    }
-}
-
 /// Waits until one of `fds` is readable or hung up, and answers which are.
 ///
 /// # Errors

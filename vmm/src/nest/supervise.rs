@@ -15,6 +15,7 @@ use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, W
 use crate::keyboard::Request;
 use crate::order::Limits;
 use crate::signals::Signals;
+use crate::streams;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);
@@ -61,7 +62,7 @@ struct Stream {
 impl Stream {
     fn open(source: Source, fd: Option<OwnedFd>) -> io::Result<Option<Self>> {
         let Some(fd) = fd else { return Ok(None) };
-        process::set_nonblocking(fd.as_fd())?;
+        streams::set_nonblocking(&fd)?;
         let lines = match source {
             Source::Console | Source::Messages => Lines::new(MAX_TEXT, Overlong::Split),
             _ => Lines::new(MAX_LINE, Overlong::Drop),

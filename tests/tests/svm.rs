@@ -67,9 +67,6 @@ fn run() -> Result<&'static Run, String> {
         let l1 = |name| template.machine(1, name).cpus(1).with_kvm();
         let plan = template
             .machine(0, "L0")
-            // With more, this emulator now and then runs code that L0's kernel has
-            // just patched, as it does whenever the first VM comes or the last goes.
-            .cpus(1)
             .more_memory(64)
             .boots(main)
             .runs(disk_digest(L0_FILE, LENGTH))

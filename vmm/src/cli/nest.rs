@@ -185,7 +185,6 @@ impl Nest {
             depth: self.depth,
             workload,
             cpus: self.cpus.clone(),
-            cpu_limit: metal.max_processors(),
             memory_mib: mib(self.memory.bytes()),
             memory_limit_mib: metal
                 .max_memory_mib()

@@ -17,8 +17,7 @@ pub use parts::{ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, NetC
 
 use crate::size::Size;
 
-/// The most vCPUs a machine may have.
-pub const MAX_VCPUS: u32 = 64;
+pub use nestling_arch::layout::MAX_VCPUS;
 
 /// The least memory a machine may have: a small kernel with its initramfs.
 pub const MIN_MEMORY: Size = Size::mib(16);

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::config::MAX_VCPUS;
 use crate::order::{self, Kvm, Limits, Machine, Nest, Order, Step, VERSION, Workload};
 
 /// Modules that serve a level itself, where the kernel hasn't them built in.
@@ -30,8 +31,8 @@ pub enum Error {
     #[error("depth {0} is out of range: choose 1 to {max}", max = order::MAX_LEVEL)]
     Depth(u8),
     /// More or fewer vCPUs than a machine may have.
-    #[error("{0} vCPUs are out of range: choose 1 to {1}")]
-    Cpus(u32, u32),
+    #[error("{0} vCPUs are out of range: choose 1 to {MAX_VCPUS}")]
+    Cpus(u32),
     /// More vCPU counts than levels.
     #[error("--cpus names {named} levels, the nest has {depth}: give one count a level, or one")]
     CpuList {
@@ -74,10 +75,8 @@ pub struct Request {
     pub depth: u8,
     /// What the deepest level runs.
     pub workload: Workload,
-    /// vCPUs of L1, L2 and so on; the last counts for the rest, L0 gets L1's.
+    /// vCPUs of L1, L2 and so on; the last counts for the rest.
     pub cpus: Vec<u32>,
-    /// The most vCPUs a machine of this metal may have.
-    pub cpu_limit: u32,
     /// The deepest level's memory in MiB.
     pub memory_mib: u32,
     /// The most memory that the first level may have, in MiB.
@@ -150,7 +149,6 @@ pub fn appliance() -> Result<Order, Error> {
         depth: 2,
         workload: Workload::Hello,
         cpus: vec![1],
-        cpu_limit: 1,
         memory_mib: 256,
         // What the machine has isn't known here; it is the machine's to check.
         memory_limit_mib: u32::MAX,
@@ -174,15 +172,16 @@ fn overhead_mib(image_mib: u32, guest_mib: u32) -> u64 {
 }
 
 fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Result<Nest, Error> {
-    let place = usize::from(level.max(1)) - 1;
-    let cpus = request
-        .cpus
-        .get(place)
-        .or(request.cpus.last())
-        .copied()
-        .unwrap_or(1);
-    if !(1..=request.cpu_limit).contains(&cpus) {
-        return Err(Error::Cpus(cpus, request.cpu_limit));
+    let cpus = match usize::from(level).checked_sub(1) {
+        // An emulated machine: see `Metal::max_processors`.
+        None => 1,
+        Some(place) => {
+            let given = request.cpus.get(place).or(request.cpus.last());
+            given.copied().unwrap_or(1)
+        }
+    };
+    if !(1..=MAX_VCPUS).contains(&cpus) {
+        return Err(Error::Cpus(cpus));
     }
     // An outer level waits a little longer, so that the inner one names the fault.
     let inner = u32::from(level - request.first);
@@ -269,7 +268,6 @@ mod tests {
             depth: 2,
             workload: Workload::Hello,
             cpus: vec![2, 1],
-            cpu_limit: 64,
             memory_mib: 256,
             memory_limit_mib: 2048,
             image_mib: 30,
@@ -297,7 +295,7 @@ mod tests {
         let sizes: Vec<_> = levels.iter().map(|nest| nest.machine.memory_mib).collect();
         assert_eq!(sizes, [720, 480, 256]);
         let cpus: Vec<_> = levels.iter().map(|nest| nest.machine.cpus).collect();
-        assert_eq!(cpus, [2, 2, 1]);
+        assert_eq!(cpus, [1, 2, 1]);
         let times: Vec<_> = levels.iter().map(|nest| nest.limits.total_s).collect();
         assert_eq!(times, [600, 570, 540]);
         assert_eq!(levels[2].order.steps, [Step::Workload(Workload::Hello)]);
@@ -314,7 +312,7 @@ mod tests {
         };
         assert_eq!(refused(&|r| r.depth = 0), Error::Depth(0));
         assert_eq!(refused(&|r| r.depth = 8), Error::Depth(8));
-        assert_eq!(refused(&|r| r.cpus = vec![0]), Error::Cpus(0, 64));
+        assert_eq!(refused(&|r| r.cpus = vec![0]), Error::Cpus(0));
         assert_eq!(
             refused(&|r| r.cpus = vec![1; 3]),
             Error::CpuList { named: 3, depth: 2 }

@@ -15,6 +15,7 @@ use nestling_devices::virtio::block;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::{ConsoleMode, VmConfig};
+use crate::console::streams::{StreamError, Streams};
 use crate::facts;
 use crate::kernels;
 use crate::kvm::{self, KvmError};
@@ -23,7 +24,6 @@ use crate::mapping::{Mapping, MappingError};
 use crate::memory::{self, MemoryError};
 use crate::platform::Platform;
 use crate::session::EventLog;
-use crate::streams::{StreamError, Streams};
 use crate::vcpu::{Ends, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
 

@@ -11,15 +11,15 @@ use nestling_devices::legacy::acpi_pm::AcpiPm;
 use nestling_devices::virtio::console::ConsoleHandle;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::console::input::Input;
+use crate::console::keyboard::{HELP, Keyboard, Request};
+use crate::console::{streams, terminal};
 use crate::exit::{End, UserExits};
-use crate::input::Input;
-use crate::keyboard::{HELP, Keyboard, Request};
 use crate::platform::Platform;
 use crate::signals::Signals;
 use crate::stats::{self, Counts, Statistics};
 use crate::vcpu::{Ends, Finished, Vcpu, VcpuError, VcpuThread};
 use crate::vm::Vm;
-use crate::{streams, terminal};
 
 /// Why a machine could not run on.
 #[derive(Debug, thiserror::Error)]

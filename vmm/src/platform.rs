@@ -30,12 +30,12 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::builder::BuildError;
 use crate::channel::MonitorEvent;
 use crate::config::{ConsoleMode, NetConfig, VmConfig};
+use crate::console::input::{Input, Sink};
+use crate::console::output::Output;
+use crate::console::streams::{self, Streams, duplicate};
+use crate::console::terminal;
 use crate::exit::Buses;
-use crate::input::{Input, Sink};
-use crate::output::Output;
 use crate::session::EventLog;
-use crate::streams::{self, Streams, duplicate};
-use crate::terminal;
 use crate::vm::Vm;
 
 /// Everything a vCPU's accesses reach, and the handles on it that the

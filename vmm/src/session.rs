@@ -8,13 +8,13 @@ use crate::builder::{self, BuildError, Prepared};
 use crate::channel::{How, MonitorEvent};
 use crate::cli::Verdict;
 use crate::config::VmConfig;
+use crate::console::keyboard::Keyboard;
+use crate::console::streams::{StreamError, Streams, duplicate};
+use crate::console::terminal::RawMode;
 use crate::exit::End;
-use crate::keyboard::Keyboard;
 use crate::machine::{Controls, MachineError, Report};
-use crate::report;
 use crate::signals::Signals;
-use crate::streams::{StreamError, Streams, duplicate};
-use crate::terminal::RawMode;
+use crate::stats::report;
 
 /// Why a machine did not run.
 #[derive(Debug, thiserror::Error)]

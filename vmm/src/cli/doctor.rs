@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{Failure, Format, Verdict, print_result};
+use crate::console::terminal;
 use crate::doctor::{self, Diagnosis, Findings};
-use crate::terminal;
 
 const AFTER_HELP: &str = "\
 Looks only: nothing is loaded, installed or changed. Exits with 0 if `nestling nest` can use \

@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::terminal;
+use crate::console::terminal;
 
 /// A minimal virtual machine monitor for nested virtualization on Linux KVM.
 #[derive(Debug, Parser)]

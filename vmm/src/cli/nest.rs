@@ -8,6 +8,7 @@ use clap::Args;
 use nestling_arch::nested::Request as Nested;
 
 use super::{Failure, Format, Verdict, print_result};
+use crate::console::terminal::{self, RawMode};
 use crate::image::{self, Addition, Image, kernel};
 use crate::metal::directory::Directory;
 use crate::metal::{self, Metal, bochs, qemu};
@@ -19,7 +20,6 @@ use crate::nest::{self, table::table};
 use crate::order::{Kvm, Nest as Plan};
 use crate::signals::Signals;
 use crate::size::Size;
-use crate::terminal::{self, RawMode};
 use crate::{facts, kvm, memory};
 
 const EXAMPLES: &str = "\

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::streams;
+use crate::console::streams;
 
 /// `struct input_event` on x86-64: two 8-byte times, type, code, value.
 const EVENT_SIZE: usize = 24;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::keyboard::{HELP, Keyboard, Request};
+use crate::console::keyboard::{HELP, Keyboard, Request};
 
 /// The most that is typed ahead of a guest that doesn't read, in bytes.
 const TYPED_AHEAD: usize = 4096;

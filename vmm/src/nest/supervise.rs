@@ -12,10 +12,10 @@ use super::process;
 use super::relay::Relay;
 use super::watch::{Verdict, Watch};
 use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
-use crate::keyboard::Request;
+use crate::console::keyboard::Request;
+use crate::console::streams;
 use crate::order::Limits;
 use crate::signals::Signals;
-use crate::streams;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);

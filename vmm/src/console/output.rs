@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::streams;
+use crate::console::streams;
 
 /// A pipe that is ready takes so much without waiting (PIPE_BUF).
 const PIECE: usize = 4096;

@@ -160,12 +160,27 @@ impl ScatterList {
     /// Copies from the front into `data` without consuming; returns the bytes
     /// copied, fewer than asked only where the list ends.
     pub fn peek(&self, data: &mut [u8]) -> usize {
+        self.peek_at(0, data)
+    }
+
+    /// Copies what lies `offset` bytes from the front into `data` without
+    /// consuming; returns the bytes copied, fewer than asked only where the
+    /// list ends.
+    pub fn peek_at(&self, mut offset: usize, data: &mut [u8]) -> usize {
         let mut done = 0;
         for slice in self.slices() {
             if done == data.len() {
                 break;
             }
-            done += slice.copy_to(&mut data[done..]);
+            if offset >= slice.len() {
+                offset -= slice.len();
+                continue;
+            }
+            let Ok(source) = slice.offset(offset) else {
+                break;
+            };
+            offset = 0;
+            done += source.copy_to(&mut data[done..]);
         }
         done
     }

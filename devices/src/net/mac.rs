@@ -2,11 +2,56 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// An Ethernet address of a station, never of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MacAddress([u8; 6]);
+
+/// Any address that a frame may name: a station's, a group's or nobody's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The group of all stations.
+    pub const BROADCAST: Self = Self([0xFF; 6]);
+
+    /// Whether this is a group's address, broadcast included (IEEE 802, 8.2).
+    pub const fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    /// The address as a station's, if it is one.
+    pub fn station(self) -> Option<MacAddress> {
+        MacAddress::new(self.0)
+    }
+
+    /// The group that IPv4 multicast to `group` goes to (RFC 1112, 6.4).
+    pub const fn of_group4(group: Ipv4Addr) -> Self {
+        let [_, b, c, d] = group.octets();
+        Self([0x01, 0x00, 0x5E, b & 0x7F, c, d])
+    }
+
+    /// The group that IPv6 multicast to `group` goes to (RFC 2464, 7).
+    pub const fn of_group6(group: Ipv6Addr) -> Self {
+        let [.., a, b, c, d] = group.octets();
+        Self([0x33, 0x33, a, b, c, d])
+    }
+}
+
+impl From<MacAddress> for Mac {
+    fn from(address: MacAddress) -> Self {
+        Self(address.0)
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
 
 /// A text or six bytes that are no station's address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,8 +87,7 @@ impl MacAddress {
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        Mac::from(*self).fmt(f)
     }
 }
 
@@ -109,6 +153,22 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn groups_are_no_stations() {
+        let station = Mac([2, 0, 0, 0, 0, 1]);
+        assert_eq!(station.station().map(Mac::from), Some(station));
+        assert!(!station.is_group());
+        let all_nodes = Mac::of_group6("ff02::1:ff00:1234".parse().unwrap());
+        assert_eq!(all_nodes.to_string(), "33:33:ff:00:12:34");
+        let mdns = Mac::of_group4(Ipv4Addr::new(224, 128 + 1, 0, 251));
+        assert_eq!(mdns.to_string(), "01:00:5e:01:00:fb");
+        for group in [Mac::BROADCAST, all_nodes, mdns] {
+            assert!(group.is_group());
+            assert_eq!(group.station(), None);
+        }
+        assert_eq!(Mac::default().station(), None);
     }
 
     #[test]

@@ -7,3 +7,4 @@ pub mod payload;
 pub mod port;
 pub mod ports;
 pub mod time;
+pub mod wire;

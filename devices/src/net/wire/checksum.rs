@@ -1,0 +1,166 @@
+//! The internet checksum (RFC 1071).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::ip::Protocol;
+use crate::net::payload::{Payload, Place};
+
+/// Bytes that are summed at once in independent lanes, which the compiler
+/// turns into vector additions.
+const BLOCK: usize = 64;
+const LANES: usize = BLOCK / 4;
+
+/// Bytes copied at once from a payload that isn't in memory of our own.
+const COPY: usize = 4096;
+
+/// A ones' complement sum of 16-bit words, in the making.
+///
+/// The sum is kept in the machine's byte order, which the sum doesn't mind
+/// (RFC 1071, 2 B), and folded at the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    sum: u64,
+    /// Whether an odd number of bytes was added: the next byte is the second
+    /// of its word.
+    odd: bool,
+}
+
+impl Sum {
+    /// The sum of the pseudo header of IPv4 before `length` bytes of
+    /// `protocol` (RFC 9293, 3.1).
+    pub fn pseudo4(
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        protocol: Protocol,
+        length: usize,
+    ) -> Self {
+        let mut sum = Self::default();
+        sum.add(&source.octets());
+        sum.add(&destination.octets());
+        sum.add_pseudo(protocol, length);
+        sum
+    }
+
+    /// The sum of the pseudo header of IPv6 before `length` bytes of
+    /// `protocol` (RFC 8200, 8.1).
+    pub fn pseudo6(
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        protocol: Protocol,
+        length: usize,
+    ) -> Self {
+        let mut sum = Self::default();
+        sum.add(&source.octets());
+        sum.add(&destination.octets());
+        sum.add_pseudo(protocol, length);
+        sum
+    }
+
+    /// The rest of both pseudo headers. They differ in the lengths of the
+    /// fields, which doesn't change the sum.
+    fn add_pseudo(&mut self, protocol: Protocol, length: usize) {
+        self.add(&[0, protocol.0]);
+        self.add(&(length as u64).to_be_bytes());
+    }
+
+    /// Adds `bytes` as if they followed those added before.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let sum = fold(raw_sum(bytes));
+        // A byte's place in its word decides which half it adds to
+        // (RFC 1071, 2 B).
+        let sum = if self.odd { sum.swap_bytes() } else { sum };
+        self.sum += u64::from(sum);
+        self.odd ^= !bytes.len().is_multiple_of(2);
+    }
+
+    /// Adds the bytes of a payload.
+    pub fn add_payload(&mut self, payload: &dyn Payload) {
+        if let Place::Slice(slice) = payload.place() {
+            return self.add(slice);
+        }
+        let mut buffer = [0; COPY];
+        let mut offset = 0;
+        loop {
+            let count = payload.read_at(offset, &mut buffer);
+            if count == 0 {
+                return;
+            }
+            self.add(&buffer[..count]);
+            offset += count;
+        }
+    }
+
+    /// The sum in 16 bits: what a checksum field holds that its receiver
+    /// completes, if the sum is that of the pseudo header.
+    pub fn partial(self) -> u16 {
+        u16::from_be(fold(self.sum))
+    }
+
+    /// The checksum: the complement of the sum. Zero over bytes that include
+    /// their right checksum.
+    pub fn checksum(self) -> u16 {
+        !self.partial()
+    }
+
+    /// The checksum as UDP sends it: zero would mean none (RFC 768), and its
+    /// other form means the same to TCP.
+    pub fn transport_checksum(self) -> u16 {
+        match self.checksum() {
+            0 => 0xFFFF,
+            checksum => checksum,
+        }
+    }
+}
+
+/// The checksum of `bytes`.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum = Sum::default();
+    sum.add(bytes);
+    sum.checksum()
+}
+
+/// A checksum after the bytes `old`, which stood at an even offset from the
+/// first summed byte, became `new`, of the same length (RFC 1624, 3, eqn. 3).
+#[must_use]
+pub fn update(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
+    let mut was = Sum::default();
+    was.add(old);
+    let mut sum = Sum::default();
+    sum.add(new);
+    // HC' = ~(~HC + ~m + m')
+    let total = u32::from(!checksum) + u32::from(!was.partial()) + u32::from(sum.partial());
+    let mut wide = Sum::default();
+    wide.add(&total.to_be_bytes());
+    wide.checksum()
+}
+
+/// Adds 16-bit words as they lie in memory, a last odd byte as a word's first.
+fn raw_sum(bytes: &[u8]) -> u64 {
+    let mut lanes = [0u64; LANES];
+    let (blocks, tail) = bytes.as_chunks::<BLOCK>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    // No payload is so long that this could overflow: that takes 16 GiB.
+    let mut sum: u64 = lanes.into_iter().sum();
+    let (words, tail) = tail.as_chunks::<4>();
+    for word in words {
+        sum += u64::from(u32::from_ne_bytes(*word));
+    }
+    let mut last = [0; 4];
+    last[..tail.len()].copy_from_slice(tail);
+    sum + u64::from(u32::from_ne_bytes(last))
+}
+
+/// A sum of words in 16 bits.
+#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
+    let sum = (sum & 0xFFFF) + (sum >> 16 & 0xFFFF) + (sum >> 32);
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    sum as u16
+}

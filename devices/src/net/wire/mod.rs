@@ -6,6 +6,7 @@
 //! makes this panic or allocate.
 
 pub mod arp;
+pub mod build;
 pub mod checksum;
 pub mod ether;
 pub mod icmp;
@@ -14,6 +15,7 @@ pub mod ip4;
 pub mod ip6;
 pub mod ndp;
 pub mod packet;
+pub mod segment;
 pub mod tcp;
 pub mod udp;
 pub mod vnet;

@@ -180,7 +180,7 @@ impl Packet {
         let head = &head[..head.len().min(total_len)];
         let (ether, offset) = EtherHeader::parse(head).map_err(|_| Drop::Ethernet)?;
         check_request(&vnet, offset, total_len)?;
-        let rest = &head[offset..];
+        let rest = &head[offset..head.len().min(HEAD_LEN)];
         let mut packet = Self {
             vnet,
             ether,
@@ -312,7 +312,8 @@ impl Packet {
             self.transport = Transport::Fragment(fragment);
             return Ok(());
         }
-        let body = head.get(self.transport_offset..).unwrap_or_default();
+        let headers = &head[..head.len().min(HEAD_LEN)];
+        let body = headers.get(self.transport_offset..).unwrap_or_default();
         let body = &body[..body.len().min(self.payload_len)];
         let (transport, length, checksum_offset) = match (ip, ip.protocol()) {
             (_, Protocol::TCP) => {

@@ -110,3 +110,44 @@ impl Arp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REQUEST_BYTES: [u8; LEN] = [
+        0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 192, 168, 100, 10, 0, 0, 0, 0, 0, 0, 192, 168,
+        100, 1,
+    ];
+
+    #[test]
+    fn known_request() {
+        let arp = Arp {
+            operation: Operation::Request,
+            sender_mac: Mac([2, 0, 0, 0, 0, 1]),
+            sender_ip: Ipv4Addr::new(192, 168, 100, 10),
+            target_mac: Mac::default(),
+            target_ip: Ipv4Addr::new(192, 168, 100, 1),
+        };
+        assert_eq!(Arp::parse(&REQUEST_BYTES), Ok(arp));
+        assert_eq!(arp.bytes(), REQUEST_BYTES);
+        for length in 0..LEN {
+            let error = Arp::parse(&REQUEST_BYTES[..length]);
+            assert_eq!(error, Err(WireError::Truncated(NAME)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_arp_is_taken(at in 0usize..LEN, value: u8) {
+            let mut bytes = REQUEST_BYTES;
+            bytes[at] = value;
+            match Arp::parse(&bytes) {
+                Ok(arp) => prop_assert_eq!(arp.bytes(), bytes),
+                Err(_) => prop_assert!(at < 8 && value != REQUEST_BYTES[at]),
+            }
+        }
+    }
+}

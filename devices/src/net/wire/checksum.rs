@@ -164,3 +164,116 @@ const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xFFFF) + (sum >> 16);
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The sum as RFC 1071, 1, words it.
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+        !u16::try_from(sum).unwrap()
+    }
+
+    /// Bytes that nobody can lend.
+    struct Away<'a>(&'a [u8]);
+
+    impl Payload for Away<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn read_at(&self, offset: usize, data: &mut [u8]) -> usize {
+            self.0.read_at(offset, data)
+        }
+    }
+
+    #[test]
+    fn rfc_1071_example() {
+        // Section 3: the sum of these bytes is 0xddf2.
+        let bytes = [0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7];
+        assert_eq!(checksum(&bytes), !0xDDF2);
+        assert_eq!(checksum(&[]), 0xFFFF);
+    }
+
+    #[test]
+    fn rfc_1624_example() {
+        // Section 4: where equation 2 fails.
+        assert_eq!(update(0xDD2F, &[0x55, 0x55], &[0x32, 0x85]), 0x0000);
+    }
+
+    #[test]
+    fn all_ones_do_not_overflow() {
+        for length in [63, 64, 65, 0xFFFF, 1 << 20] {
+            let bytes = vec![0xFF; length];
+            assert_eq!(checksum(&bytes), naive(&bytes), "{length}");
+        }
+    }
+
+    #[test]
+    fn udp_never_sends_zero() {
+        let mut sum = Sum::default();
+        sum.add(&[0xFF, 0xFF]);
+        assert_eq!(sum.checksum(), 0);
+        assert_eq!(sum.transport_checksum(), 0xFFFF);
+    }
+
+    #[test]
+    fn pseudo_headers_have_their_fields() {
+        let (a, b) = (Ipv4Addr::new(10, 1, 2, 3), Ipv4Addr::new(192, 168, 9, 200));
+        let bytes = [10, 1, 2, 3, 192, 168, 9, 200, 0, 17, 0x12, 0x34];
+        let sum = Sum::pseudo4(a, b, Protocol::UDP, 0x1234);
+        assert_eq!(sum.checksum(), naive(&bytes));
+
+        let a: Ipv6Addr = "fe80::1234:5678".parse().unwrap();
+        let b: Ipv6Addr = "ff02::1:ffab:cdef".parse().unwrap();
+        let mut bytes = [a.octets(), b.octets()].concat();
+        bytes.extend([0, 0, 0x12, 0x34, 0, 0, 0, 58]);
+        let sum = Sum::pseudo6(a, b, Protocol::ICMPV6, 0x1234);
+        assert_eq!(sum.checksum(), naive(&bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_add_up(
+            bytes in prop::collection::vec(any::<u8>(), 0..10_000),
+            cuts in prop::collection::vec(0usize..10_000, 0..6),
+        ) {
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < bytes.len()).collect();
+            cuts.sort_unstable();
+            cuts.push(bytes.len());
+            let (mut sum, mut away) = (Sum::default(), Sum::default());
+            let mut start = 0;
+            for end in cuts {
+                sum.add(&bytes[start..end]);
+                away.add_payload(&Away(&bytes[start..end]));
+                start = end;
+            }
+            prop_assert_eq!(sum.checksum(), naive(&bytes));
+            prop_assert_eq!(away.checksum(), naive(&bytes));
+            prop_assert_eq!(sum.partial(), !naive(&bytes));
+        }
+
+        #[test]
+        fn updates_agree_with_a_new_sum(
+            mut bytes in prop::collection::vec(any::<u8>(), 8..100),
+            new in prop::collection::vec(any::<u8>(), 1..8),
+            at in 0usize..50,
+        ) {
+            let at = (at * 2 % (bytes.len() - new.len())) & !1;
+            let before = checksum(&bytes);
+            let old = bytes[at..at + new.len()].to_vec();
+            bytes[at..at + new.len()].copy_from_slice(&new);
+            let updated = update(before, &old, &new);
+            // 0 and 0xffff are the same number; only sums of nothing but
+            // zeroes tell them apart.
+            prop_assert_eq!(updated % 0xFFFF, checksum(&bytes) % 0xFFFF);
+        }
+    }
+}

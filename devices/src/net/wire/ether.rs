@@ -109,3 +109,67 @@ impl EtherHeader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAGGED: [u8; 18] = [
+        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 2, 0, 0, 0, 0, 1, 0x81, 0x00, 0x60, 0x05, 0x08, 0x06,
+    ];
+
+    #[test]
+    fn known_headers() {
+        let header = EtherHeader {
+            destination: Mac::BROADCAST,
+            source: Mac([2, 0, 0, 0, 0, 1]),
+            ethertype: ethertype::ARP,
+            vlan: Some(5),
+        };
+        assert_eq!(EtherHeader::parse(&TAGGED), Ok((header, 18)));
+        let mut plain = TAGGED[..12].to_vec();
+        plain.extend([0x86, 0xDD]);
+        let header = EtherHeader {
+            ethertype: ethertype::IPV6,
+            vlan: None,
+            ..header
+        };
+        assert_eq!(EtherHeader::parse(&plain), Ok((header, LEN)));
+        let us = Mac([2, 0, 0, 0, 0, 9]);
+        let reply = header.reply(us);
+        assert_eq!((reply.source, reply.destination), (us, header.source));
+    }
+
+    #[test]
+    fn short_headers_are_refused() {
+        for length in (0..14).chain(14..18) {
+            let error = EtherHeader::parse(&TAGGED[..length]);
+            assert_eq!(error, Err(WireError::Truncated(NAME)), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            destination: [u8; 6],
+            source: [u8; 6],
+            ethertype: u16,
+            vlan in prop::option::of(0u16..0x1000),
+            room in 0usize..20,
+        ) {
+            prop_assume!(vlan.is_some() || ethertype != ethertype::VLAN);
+            let header = EtherHeader {
+                destination: Mac(destination),
+                source: Mac(source),
+                ethertype,
+                vlan,
+            };
+            let mut out = [0; 20];
+            let length = header.write(&mut out).unwrap();
+            prop_assert_eq!(EtherHeader::parse(&out), Ok((header, length)));
+            prop_assert_eq!(header.write(&mut out[..room]).is_ok(), room >= length);
+        }
+    }
+}

@@ -212,3 +212,145 @@ fn has_source_route(mut options: &[u8]) -> Result<bool, WireError> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KNOWN: [u8; LEN] = [
+        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xB8, 0x61, 0xC0, 0xA8, 0x00,
+        0x01, 0xC0, 0xA8, 0x00, 0xC7,
+    ];
+
+    /// A header with `options`, which are padded, and its checksum.
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut bytes = KNOWN.to_vec();
+        bytes.extend(options);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes[0] = 0x40 | u8::try_from(bytes.len() / 4).unwrap();
+        bytes[10..12].fill(0);
+        let sum = checksum(&bytes);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn known_header() {
+        let source = Ipv4Addr::new(192, 168, 0, 1);
+        let destination = Ipv4Addr::new(192, 168, 0, 199);
+        let header = Ip4Header {
+            payload_len: 0x73 - 20,
+            ..Ip4Header::new(source, destination, Protocol::UDP)
+        };
+        assert_eq!(Ip4Header::parse(&KNOWN), Ok((header, LEN)));
+        let mut out = [0; LEN];
+        assert_eq!(header.write(&mut out), Ok(LEN));
+        assert_eq!(out, KNOWN);
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        for (at, value, field) in [
+            (0, 0x65, "version"),
+            (0, 0x44, "IHL"),
+            (0, 0x40, "IHL"),
+            (3, 19, "total length"),
+        ] {
+            let mut bytes = KNOWN;
+            bytes[at] = value;
+            let error = Ip4Header::parse(&bytes).unwrap_err();
+            let is = |is: &str| matches!(error, WireError::Invalid { field, .. } if field == is);
+            assert!(is(field), "{field}: {error}");
+        }
+        let mut bytes = KNOWN;
+        bytes[8] -= 1;
+        let error = Ip4Header::parse(&bytes);
+        assert_eq!(error, Err(WireError::Checksum(NAME)));
+        assert!(Ip4Header::parse_quoted(&bytes).is_ok());
+        let bytes = with_options(&[1; 12]);
+        for length in 0..32 {
+            let error = Ip4Header::parse(&bytes[..length]);
+            assert_eq!(error, Err(WireError::Truncated(NAME)), "{length}");
+        }
+        let header = Ip4Header {
+            payload_len: 65516,
+            ..Ip4Header::parse(&KNOWN).unwrap().0
+        };
+        assert_eq!(header.write(&mut [0; LEN]), Err(WireError::TooLong(65516)));
+    }
+
+    #[test]
+    fn options_are_walked() {
+        for (options, source_route) in [
+            (&[1, 1, 1, 1][..], false),
+            (&[148, 4, 0, 0], false),
+            (&[7, 7, 4, 0, 0, 0, 0], false),
+            (&[131, 7, 4, 10, 0, 0, 1], true),
+            (&[1, 137, 3, 4], true),
+            (&[148, 4, 0, 0, 131, 3, 4], true),
+            // Behind the end anything may stand.
+            (&[0, 131, 3, 4], false),
+        ] {
+            let bytes = with_options(options);
+            let (header, length) = Ip4Header::parse(&bytes).unwrap();
+            assert_eq!(length, bytes.len());
+            assert_eq!(header.source_route, source_route, "{options:?}");
+        }
+        for options in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 5, 0, 0], [1, 1, 1, 7]] {
+            let error = Ip4Header::parse(&with_options(&options));
+            let expected = matches!(
+                error,
+                Err(WireError::Invalid {
+                    field: "option length",
+                    ..
+                })
+            );
+            assert!(expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn fragments_are_told() {
+        let whole = Ip4Header::parse(&KNOWN).unwrap().0;
+        assert_eq!(whole.fragment(), None);
+        let fragment = Ip4Header {
+            identification: 7,
+            dont_fragment: false,
+            more_fragments: true,
+            fragment_offset: 0xFFF8,
+            ..whole
+        };
+        let mut out = [0; LEN];
+        fragment.write(&mut out).unwrap();
+        assert_eq!(out[6..8], [0x3F, 0xFF]);
+        let (header, _) = Ip4Header::parse(&out).unwrap();
+        let expected = Fragment {
+            identification: 7,
+            offset: 0xFFF8,
+            more: true,
+        };
+        assert_eq!(header.fragment(), Some(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written(mut bytes: [u8; 60], words in 4u8..16) {
+            bytes[0] = 0x40 | words;
+            // The reserved bit is the one that isn't kept.
+            bytes[6] &= 0x7F;
+            let Ok((header, length)) = Ip4Header::parse_quoted(&bytes) else {
+                return Ok(());
+            };
+            prop_assert_eq!(length, usize::from(words) * 4);
+            let mut out = [0; LEN];
+            prop_assert_eq!(header.write(&mut out), Ok(LEN));
+            let again = Ip4Header { source_route: false, ..header };
+            prop_assert_eq!(Ip4Header::parse(&out), Ok((again, LEN)));
+            // All but the version, the length and the checksum.
+            prop_assert_eq!(&out[4..10], &bytes[4..10]);
+            prop_assert_eq!(&out[12..], &bytes[12..LEN]);
+        }
+    }
+}

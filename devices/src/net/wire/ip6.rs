@@ -273,3 +273,178 @@ fn invalid(field: &'static str, value: u32) -> WireError {
         value,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> Ip6Header {
+        Ip6Header {
+            dscp: 46,
+            ecn: 1,
+            flow_label: 0xA_BCDE,
+            payload_len: 16,
+            ..Ip6Header::new(
+                "fd00::10".parse().unwrap(),
+                "2001:db8::1".parse().unwrap(),
+                Protocol::UDP,
+            )
+        }
+    }
+
+    /// A packet with `next` and these `extensions` before 16 bytes of payload.
+    fn packet(next: u8, extensions: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![0; LEN];
+        header().write(&mut bytes).unwrap();
+        bytes[6] = next;
+        bytes.extend(extensions.concat());
+        bytes.extend([0; 16]);
+        bytes[5] = u8::try_from(bytes.len() - LEN).unwrap();
+        bytes
+    }
+
+    const UDP: u8 = 17;
+    const PADDED: [u8; 6] = [1, 4, 0, 0, 0, 0];
+
+    fn options(next: u8, options: [u8; 6]) -> Vec<u8> {
+        [&[next, 0][..], &options].concat()
+    }
+
+    #[test]
+    fn known_header() {
+        let bytes = packet(UDP, &[]);
+        assert_eq!(bytes[..8], [0x6B, 0x9A, 0xBC, 0xDE, 0, 16, 17, 64]);
+        assert_eq!(Ip6Header::parse(&bytes), Ok((header(), LEN)));
+        for length in 0..LEN {
+            let error = Ip6Header::parse(&bytes[..length]);
+            assert_eq!(error, Err(WireError::Truncated(NAME)));
+        }
+        let mut old = bytes;
+        old[0] = 0x4B;
+        assert_eq!(Ip6Header::parse(&old), Err(invalid("version", 4)));
+    }
+
+    #[test]
+    fn extensions_are_walked() {
+        let destination = options(UDP, PADDED);
+        let routing = [UDP, 0, 4, 0, 0, 0, 0, 0];
+        let alert = options(extension::DESTINATION, [5, 2, 0, 0, 1, 0]);
+        for (next, extensions) in [
+            (60, &[&destination[..]][..]),
+            (0, &[&destination]),
+            (43, &[&routing]),
+            (0, &[&alert, &destination]),
+            (60, &[&options(43, PADDED), &routing]),
+            (60, &[&[UDP, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]),
+            // A fragment that is all of its packet.
+            (44, &[&[UDP, 0, 0, 0, 1, 2, 3, 4]]),
+        ] {
+            let bytes = packet(next, extensions);
+            let length = bytes.len() - 16;
+            assert_eq!(
+                Ip6Header::parse(&bytes),
+                Ok((header(), length)),
+                "{extensions:?}"
+            );
+            let cut = Ip6Header::parse(&bytes[..length - 1]);
+            assert!(
+                matches!(cut, Err(WireError::Truncated(_))),
+                "{extensions:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_extensions_are_refused() {
+        let destination = options(UDP, PADDED);
+        let again = options(extension::DESTINATION, PADDED);
+        for (next, extensions, field) in [
+            (
+                60,
+                &[&options(0, PADDED)[..], &destination][..],
+                "next header",
+            ),
+            (0, &[&options(0, PADDED), &destination], "next header"),
+            (
+                60,
+                &[&again, &again, &again, &again, &again, &destination],
+                "next header",
+            ),
+            (43, &[&[UDP, 0, 0, 1, 0, 0, 0, 0]], "segments left"),
+            (60, &[&options(UDP, [1, 5, 0, 0, 0, 0])], "option length"),
+            (60, &[&options(UDP, [1, 3, 0, 0, 0, 1])], "option length"),
+            (60, &[&options(UDP, [0xC2, 4, 0, 0, 0, 0])], "option type"),
+            (60, &[&options(UDP, [0x42, 4, 0, 0, 0, 0])], "option type"),
+        ] {
+            let error = Ip6Header::parse(&packet(next, extensions)).unwrap_err();
+            let is = |is: &str| matches!(error, WireError::Invalid { field, .. } if field == is);
+            assert!(is(field), "{extensions:?}: {error}");
+        }
+        let mut bytes = packet(60, &[&destination]);
+        bytes[5] = 7;
+        assert_eq!(Ip6Header::parse(&bytes), Err(invalid("payload length", 7)));
+    }
+
+    #[test]
+    fn fragments_are_told() {
+        let fragment = Fragment {
+            identification: 0x0102_0304,
+            offset: 1448,
+            more: true,
+        };
+        let header = Ip6Header {
+            fragment: Some(fragment),
+            ..header()
+        };
+        let mut out = [0; 64];
+        assert_eq!(header.write(&mut out), Ok(48));
+        assert_eq!(out[6], 44);
+        assert_eq!(out[40..48], [17, 0, 0x05, 0xA9, 1, 2, 3, 4]);
+        assert_eq!(Ip6Header::parse(&out), Ok((header, 48)));
+        assert_eq!(
+            header.write(&mut out[..47]),
+            Err(WireError::NoRoom(FRAGMENT_NAME))
+        );
+        // What the fragment header names is not walked: it may be elsewhere.
+        out[40] = 60;
+        let (header, _) = Ip6Header::parse(&out).unwrap();
+        assert_eq!(header.protocol, Protocol(60));
+    }
+
+    #[test]
+    fn reassembled_payloads_are_walked() {
+        let payload = [options(UDP, PADDED), vec![9; 8]].concat();
+        assert_eq!(
+            walk_reassembled(Protocol::UDP, &payload),
+            Ok((Protocol::UDP, 0))
+        );
+        assert_eq!(
+            walk_reassembled(Protocol(60), &payload),
+            Ok((Protocol::UDP, 8))
+        );
+        assert!(walk_reassembled(Protocol(0), &payload).is_err());
+        assert!(walk_reassembled(Protocol(44), &[17, 0, 0, 1, 0, 0, 0, 0]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_extensions_are_survived(
+            next in prop::sample::select(vec![0u8, 43, 44, 60]),
+            mut bytes in prop::collection::vec(0u8..64, 48..200),
+            length: u16,
+        ) {
+            bytes[0] = 0x60;
+            bytes[4..6].copy_from_slice(&length.to_be_bytes());
+            bytes[6] = next;
+            if let Ok((header, walked)) = Ip6Header::parse(&bytes) {
+                prop_assert!(walked <= bytes.len());
+                prop_assert_eq!(walked - LEN + usize::from(header.payload_len), usize::from(length));
+                let mut out = [0; 48];
+                let written = header.write(&mut out).unwrap();
+                prop_assert_eq!(Ip6Header::parse(&out[..written]), Ok((header, written)));
+            }
+        }
+    }
+}

@@ -263,3 +263,139 @@ fn bad_option_length(length: u8) -> WireError {
         value: length.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![
+            0xC0, 0x01, 0x00, 0x50, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0x12, 0xFA, 0xF0, 0, 0, 0, 0,
+        ];
+        bytes[12] = u8::try_from((20 + options.len()) / 4).unwrap() << 4;
+        bytes.extend(options);
+        bytes
+    }
+
+    fn options(bytes: &[u8]) -> Result<TcpOptions, WireError> {
+        TcpHeader::parse(&with_options(bytes)).map(|(header, length)| {
+            assert_eq!(length, 20 + bytes.len());
+            header.options
+        })
+    }
+
+    #[test]
+    fn a_syn_of_linux() {
+        let bytes = with_options(&[
+            2, 4, 0x05, 0xB4, 4, 2, 8, 10, 0x11, 0x22, 0x33, 0x44, 0, 0, 0, 0, 1, 3, 3, 7,
+        ]);
+        let (header, length) = TcpHeader::parse(&bytes).unwrap();
+        assert_eq!(length, 40);
+        let expected = TcpHeader {
+            source: 0xC001,
+            destination: 80,
+            seq: 0x0102_0304,
+            ack: 0x0506_0708,
+            flags: TcpFlags::SYN | TcpFlags::ACK,
+            window: 64240,
+            urgent: 0,
+            options: TcpOptions {
+                mss: Some(1460),
+                window_scale: Some(7),
+                sack_permitted: true,
+                timestamps: Some(Timestamps {
+                    value: 0x1122_3344,
+                    echo: 0,
+                }),
+            },
+        };
+        assert_eq!(header, expected);
+    }
+
+    #[test]
+    fn odd_options_are_passed_over() {
+        let none = TcpOptions::default();
+        assert_eq!(options(&[]), Ok(none));
+        assert_eq!(options(&[1, 1, 1, 1]), Ok(none));
+        // Behind the end anything may stand.
+        assert_eq!(options(&[0, 2, 0, 99]), Ok(none));
+        // Known kinds with lengths that aren't theirs.
+        assert_eq!(options(&[2, 3, 9, 1]), Ok(none));
+        assert_eq!(options(&[4, 3, 9, 1]), Ok(none));
+        // An unknown kind before a known one.
+        let scaled = TcpOptions {
+            window_scale: Some(14),
+            ..none
+        };
+        assert_eq!(options(&[254, 5, 9, 9, 9, 3, 3, 200]), Ok(scaled));
+    }
+
+    #[test]
+    fn lengths_that_lead_nowhere_are_refused() {
+        for bad in [
+            [2, 0, 5, 180],
+            [2, 1, 5, 180],
+            [1, 1, 1, 2],
+            [1, 2, 4, 5],
+            [254, 5, 0, 0],
+        ] {
+            assert!(options(&bad).is_err(), "{bad:?}");
+        }
+        let bytes = with_options(&[1; 20]);
+        for length in 0..40 {
+            let error = TcpHeader::parse(&bytes[..length]);
+            assert_eq!(error, Err(WireError::Truncated(NAME)), "{length}");
+        }
+        for words in 0..5 {
+            let mut bytes = bytes.clone();
+            bytes[12] = words << 4;
+            assert!(TcpHeader::parse(&bytes).is_err(), "{words}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            (source, destination, seq, ack) in any::<(u16, u16, u32, u32)>(),
+            (flags, window, urgent) in any::<(u8, u16, u16)>(),
+            mss: Option<u16>,
+            window_scale in prop::option::of(0u8..15),
+            sack_permitted: bool,
+            timestamps: Option<(u32, u32)>,
+            room in 0usize..64,
+        ) {
+            let header = TcpHeader {
+                source,
+                destination,
+                seq,
+                ack,
+                flags: TcpFlags::from_bits_retain(flags),
+                window,
+                urgent,
+                options: TcpOptions {
+                    mss,
+                    window_scale,
+                    sack_permitted,
+                    timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo }),
+                },
+            };
+            let mut out = [0; 64];
+            let length = header.write(&mut out).unwrap();
+            prop_assert_eq!(length, header.header_len());
+            prop_assert_eq!(TcpHeader::parse(&out[..length]), Ok((header, length)));
+            prop_assert_eq!(header.write(&mut out[..room]).is_ok(), room >= length);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..80), words: u8) {
+            if let Some(byte) = bytes.get_mut(12) {
+                *byte = words << 4;
+            }
+            if let Ok((_, length)) = TcpHeader::parse(&bytes) {
+                prop_assert!((MIN_LEN..=MAX_LEN.min(bytes.len())).contains(&length));
+            }
+        }
+    }
+}

@@ -66,3 +66,48 @@ impl UdpHeader {
         put(&raw, out, NAME)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lengths_are_checked() {
+        let mut bytes = [0xC0, 0x00, 0x00, 0x35, 0x00, 0x0C, 0xAB, 0xCD];
+        let header = UdpHeader {
+            source: 0xC000,
+            destination: 53,
+            payload_len: 4,
+            checksum: 0xABCD,
+        };
+        assert_eq!(UdpHeader::parse(&bytes), Ok(header));
+        assert_eq!(
+            UdpHeader::parse(&bytes[..7]),
+            Err(WireError::Truncated(NAME))
+        );
+        for length in 0..8 {
+            bytes[5] = length;
+            assert!(UdpHeader::parse(&bytes).is_err(), "{length}");
+        }
+        let long = UdpHeader {
+            payload_len: u16::MAX - 7,
+            ..header
+        };
+        let error = long.write(&mut bytes);
+        assert_eq!(error, Err(WireError::TooLong(65528)));
+        assert_eq!(header.write(&mut bytes[1..]), Err(WireError::NoRoom(NAME)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written(bytes: [u8; LEN]) {
+            if let Ok(header) = UdpHeader::parse(&bytes) {
+                let mut out = [0; LEN];
+                prop_assert_eq!(header.write(&mut out), Ok(LEN));
+                prop_assert_eq!(out, bytes);
+            }
+        }
+    }
+}

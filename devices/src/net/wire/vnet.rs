@@ -189,3 +189,69 @@ const fn gso_type(gso: Gso) -> u8 {
     };
     (kind | if ecn { VIRTIO_NET_HDR_GSO_ECN } else { 0 }) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TSO: [u8; FRAME_HEADER] = [1, 0x81, 66, 0, 0xB4, 0x05, 34, 0, 16, 0, 3, 0];
+
+    #[test]
+    fn known_header() {
+        let header = VnetHeader::parse(&TSO).unwrap();
+        let expected = VnetHeader {
+            needs_checksum: Some(Checksum {
+                start: 34,
+                offset: 16,
+            }),
+            data_valid: false,
+            gso: Gso::Tcp4 {
+                size: 1460,
+                ecn: true,
+            },
+            header_len: 66,
+        };
+        assert_eq!(header, expected);
+        assert_eq!(header.bytes()[..10], TSO[..10]);
+        let needs = Offloads::CHECKSUM | Offloads::TSO4 | Offloads::ECN;
+        assert_eq!(header.needs(), needs);
+        assert_eq!(VnetHeader::default().needs(), Offloads::empty());
+        assert_eq!(VnetHeader::default().bytes(), [0; FRAME_HEADER]);
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        let with = |changes: &[(usize, u8)]| {
+            let mut bytes = TSO;
+            for (at, value) in changes {
+                bytes[*at] = *value;
+            }
+            bytes
+        };
+        for (bytes, field) in [
+            (with(&[(1, 2)]), "gso_type"),
+            (with(&[(1, 3)]), "gso_type"),
+            (with(&[(1, 6)]), "gso_type"),
+            (with(&[(1, 0x80)]), "gso_type"),
+            (with(&[(1, 0x85)]), "gso_type"),
+            (with(&[(4, 0), (5, 0)]), "gso_size"),
+            (with(&[(0, 0)]), "flags"),
+            (with(&[(0, 2)]), "flags"),
+        ] {
+            let error = VnetHeader::parse(&bytes).unwrap_err();
+            let is = |is: &str| matches!(error, WireError::Invalid { field, .. } if field == is);
+            assert!(is(field), "{bytes:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written(bytes: [u8; FRAME_HEADER]) {
+            if let Ok(header) = VnetHeader::parse(&bytes) {
+                prop_assert_eq!(VnetHeader::parse(&header.bytes()), Ok(header));
+            }
+        }
+    }
+}

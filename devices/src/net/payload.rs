@@ -34,34 +34,20 @@ pub enum Place<'a> {
     Elsewhere,
 }
 
-impl Payload for [u8] {
+impl<T: AsRef<[u8]>> Payload for T {
     fn len(&self) -> usize {
-        <[u8]>::len(self)
+        self.as_ref().len()
     }
 
     fn read_at(&self, offset: usize, data: &mut [u8]) -> usize {
-        let rest = self.get(offset..).unwrap_or_default();
+        let rest = self.as_ref().get(offset..).unwrap_or_default();
         let count = rest.len().min(data.len());
         data[..count].copy_from_slice(&rest[..count]);
         count
     }
 
     fn place(&self) -> Place<'_> {
-        Place::Slice(self)
-    }
-}
-
-impl Payload for &[u8] {
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
-    }
-
-    fn read_at(&self, offset: usize, data: &mut [u8]) -> usize {
-        (**self).read_at(offset, data)
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place::Slice(self)
+        Place::Slice(self.as_ref())
     }
 }
 

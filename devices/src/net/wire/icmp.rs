@@ -502,3 +502,155 @@ impl Quoted {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn known_messages() {
+        let echo = Echo {
+            identifier: 0x1234,
+            sequence: 1,
+        };
+        for (message, bytes) in [
+            (Icmp4::EchoRequest(echo), [8, 0, 0, 0, 0x12, 0x34, 0, 1]),
+            (Icmp4::EchoReply(echo), [0, 0, 0, 0, 0x12, 0x34, 0, 1]),
+            (
+                Icmp4::Unreachable {
+                    code: unreachable4::FRAGMENTATION_NEEDED,
+                    mtu: 1400,
+                },
+                [3, 4, 0, 0, 0, 0, 0x05, 0x78],
+            ),
+            (Icmp4::TimeExceeded { code: 1 }, [11, 1, 0, 0, 0, 0, 0, 0]),
+        ] {
+            let mut out = [0; LEN];
+            assert_eq!(message.write(&mut out), Ok(LEN));
+            assert_eq!(out, bytes);
+            assert_eq!(Icmp4::parse(&bytes), Ok(message));
+        }
+        let mtu = Icmp6::TooBig { mtu: 1280 };
+        let mut out = [0; LEN];
+        assert_eq!(mtu.write(&mut out), Ok(LEN));
+        assert_eq!(out, [2, 0, 0, 0, 0, 0, 5, 0]);
+    }
+
+    #[test]
+    fn a_neighbor_advertisement() {
+        let target = "fe80::1".parse().unwrap();
+        let message = Icmp6::NeighborAdvertisement {
+            target,
+            router: true,
+            solicited: true,
+            override_: false,
+        };
+        let mut out = [0; 24];
+        assert_eq!(message.write(&mut out), Ok(24));
+        assert_eq!(out[..8], [136, 0, 0, 0, 0xC0, 0, 0, 0]);
+        assert_eq!(out[8..], target.octets());
+        assert_eq!(Icmp6::parse(&out), Ok((message, 24)));
+        assert_eq!(Icmp6::parse(&out[..23]), Err(WireError::Truncated(NAME6)));
+        assert!(message.is_discovery());
+        // With a code that it can't have it is no such message.
+        out[1] = 1;
+        let (message, _) = Icmp6::parse(&out).unwrap();
+        assert!(matches!(message, Icmp6::Other { kind: 136, .. }));
+    }
+
+    #[test]
+    fn errors_are_told() {
+        for kind in 0..=u8::MAX {
+            let message = Icmp4::parse(&[kind, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            assert_eq!(
+                message.is_error(),
+                [3, 4, 5, 11, 12].contains(&kind),
+                "{kind}"
+            );
+            let (message, _) = Icmp6::parse(&[&[kind][..], &[0; 31]].concat()).unwrap();
+            assert_eq!(message.is_error(), kind < 128 || kind == 137, "{kind}");
+            let discovery = (133..=137).contains(&kind);
+            assert_eq!(message.is_discovery(), discovery, "{kind}");
+        }
+    }
+
+    #[test]
+    fn quotations_name_the_flow() {
+        let ip = Ip4Header {
+            payload_len: 1000,
+            ..Ip4Header::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), Protocol::UDP)
+        };
+        let mut bytes = [0; 28];
+        ip.write(&mut bytes).unwrap();
+        bytes[20..].copy_from_slice(&[0xC0, 0, 0, 53, 3, 0xE8, 1, 2]);
+        let quoted = Quoted::parse(&bytes).unwrap();
+        let transport = QuotedTransport::Ports {
+            source: 0xC000,
+            destination: 53,
+            next: 0x03E8_0102,
+        };
+        let expected = Quoted {
+            ip: ip.into(),
+            transport,
+            transport_offset: 20,
+        };
+        assert_eq!(quoted, expected);
+        for length in 0..28 {
+            assert!(Quoted::parse(&bytes[..length]).is_err(), "{length}");
+        }
+        let ip = Ip4Header {
+            protocol: Protocol::ICMP,
+            ..ip
+        };
+        ip.write(&mut bytes).unwrap();
+        bytes[20..].copy_from_slice(&[8, 0, 1, 2, 0x12, 0x34, 0, 1]);
+        let echo = Echo {
+            identifier: 0x1234,
+            sequence: 1,
+        };
+        let quoted = Quoted::parse(&bytes).unwrap();
+        assert_eq!(quoted.transport, QuotedTransport::EchoRequest(echo));
+        // A later fragment has no transport header.
+        let ip = Ip4Header {
+            fragment_offset: 8,
+            ..ip
+        };
+        ip.write(&mut bytes).unwrap();
+        let quoted = Quoted::parse(&bytes).unwrap();
+        assert_eq!(quoted.transport, QuotedTransport::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written(kind: u8, code in 0u8..3, mut bytes: [u8; 24]) {
+            bytes[0] = kind;
+            bytes[1] = code;
+            let mut out = [0; 24];
+            let message = Icmp4::parse(&bytes).unwrap();
+            prop_assert_eq!(message.write(&mut out), Ok(LEN));
+            prop_assert_eq!(Icmp4::parse(&out), Ok(message));
+            let (message, length) = Icmp6::parse(&bytes).unwrap();
+            prop_assert_eq!(message.write(&mut out), Ok(length));
+            prop_assert_eq!(Icmp6::parse(&out), Ok((message, length)));
+            prop_assert!(message.write(&mut out[..length - 1]).is_err());
+        }
+
+        #[test]
+        fn any_quotation_is_survived(
+            version in prop::sample::select(vec![0x45u8, 0x46, 0x60]),
+            protocol in prop::sample::select(vec![1u8, 6, 17, 44, 58]),
+            mut bytes in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            for (at, value) in [(0, version), (6, protocol), (9, protocol)] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            if let Ok(quoted) = Quoted::parse(&bytes) {
+                prop_assert!(quoted.transport_offset <= bytes.len());
+            }
+        }
+    }
+}

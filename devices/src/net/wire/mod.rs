@@ -20,6 +20,9 @@ pub mod tcp;
 pub mod udp;
 pub mod vnet;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes that are no header of their format, or no room to write one.

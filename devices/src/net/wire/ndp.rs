@@ -265,9 +265,11 @@ fn decode(kind: u8, body: &[u8]) -> Option<NdpOption<'_>> {
         kind::MTU => NdpOption::Mtu(u32::from_be_bytes(*body.get(2..)?.first_chunk()?)),
         kind::ROUTE => {
             let raw: RawRoute = read(body, NAME).ok()?;
+            // What stands behind the bits that count is to be ignored.
             let bytes = body.get(size_of::<RawRoute>()..)?;
+            let bytes = bytes.get(..route_bytes(raw.length))?;
             let mut prefix = [0; 16];
-            if raw.length > 128 || bytes.len() > 16 || bytes.len() < route_bytes(raw.length) {
+            if raw.length > 128 {
                 return None;
             }
             prefix[..bytes.len()].copy_from_slice(bytes);
@@ -351,4 +353,161 @@ fn put_lifetime(lifetime: u32, out: &mut [u8]) -> Result<usize, WireError> {
 fn lifetime(body: &[u8]) -> Option<(u32, &[u8])> {
     let (raw, rest) = RawLifetime::read_from_prefix(body).ok()?;
     Some((raw.lifetime.get(), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(option: NdpOption) -> Vec<u8> {
+        let mut out = vec![0xAA; 300];
+        let length = option.write(&mut out).unwrap();
+        assert!(option.write(&mut out[..length - 1]).is_err());
+        assert!(out[length..].iter().all(|byte| *byte == 0xAA));
+        out.truncate(length);
+        out
+    }
+
+    fn all(bytes: &[u8]) -> Vec<NdpOption<'_>> {
+        Options::parse(bytes).unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn options_round_trip() {
+        let servers = [[0xFD; 16], [0x20; 16]];
+        let prefix = Prefix {
+            prefix: "fd00:1::".parse().unwrap(),
+            length: 64,
+            on_link: true,
+            autonomous: true,
+            valid: 7200,
+            preferred: 3600,
+        };
+        let route = |prefix: &str, length| NdpOption::Route {
+            prefix: prefix.parse().unwrap(),
+            length,
+            lifetime: 1800,
+        };
+        for (option, length) in [
+            (NdpOption::SourceLinkLayer(Mac([2, 0, 0, 0, 0, 1])), 8),
+            (NdpOption::TargetLinkLayer(Mac([2, 0, 0, 0, 0, 2])), 8),
+            (NdpOption::Prefix(prefix), 32),
+            (NdpOption::Mtu(65520), 8),
+            (route("::", 0), 8),
+            (route("2001:db8::", 48), 16),
+            (route("2001:db8::1", 128), 24),
+            (
+                NdpOption::Rdnss {
+                    lifetime: 1200,
+                    servers: &servers,
+                },
+                40,
+            ),
+            (
+                NdpOption::Dnssl {
+                    lifetime: 1200,
+                    names: b"\x04test\x00\x00\x00",
+                },
+                16,
+            ),
+            (NdpOption::Nonce(&[1, 2, 3, 4, 5, 6]), 8),
+            (
+                NdpOption::Other {
+                    kind: 200,
+                    body: &[7; 14],
+                },
+                16,
+            ),
+        ] {
+            let bytes = written(option);
+            assert_eq!(bytes.len(), length, "{option:?}");
+            assert_eq!(all(&bytes), [option]);
+        }
+    }
+
+    #[test]
+    fn known_option() {
+        let bytes = written(NdpOption::Mtu(1500));
+        assert_eq!(bytes, [5, 1, 0, 0, 0, 0, 0x05, 0xDC]);
+        let bytes = written(NdpOption::Other {
+            kind: 9,
+            body: &[1],
+        });
+        assert_eq!(bytes, [9, 1, 1, 0, 0, 0, 0, 0]);
+        let long = NdpOption::Nonce(&[0; 255 * 8]);
+        assert_eq!(long.write(&mut [0; 4096]), Err(WireError::TooLong(2042)));
+    }
+
+    #[test]
+    fn what_a_message_holds_is_found() {
+        let (source, target) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        let bytes = [
+            written(NdpOption::Nonce(&[6; 6])),
+            written(NdpOption::TargetLinkLayer(target)),
+            written(NdpOption::SourceLinkLayer(source)),
+            written(NdpOption::SourceLinkLayer(target)),
+        ]
+        .concat();
+        let options = Options::parse(&bytes).unwrap();
+        assert_eq!(options.source_link_layer(), Some(source));
+        assert_eq!(options.target_link_layer(), Some(target));
+        assert_eq!(options.nonce(), Some(&[6; 6][..]));
+        let none = Options::parse(&[]).unwrap();
+        assert_eq!(none.source_link_layer(), None);
+        assert_eq!(none.target_link_layer(), None);
+        assert_eq!(none.nonce(), None);
+    }
+
+    #[test]
+    fn lengths_are_checked() {
+        for bad in [
+            &[1][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 2, 0, 0, 0, 0, 0, 0],
+            &[1, 1, 0, 0, 0, 0, 0],
+            &[1, 1, 0, 0, 0, 0, 0, 0, 1],
+        ] {
+            assert!(Options::parse(bad).is_err(), "{bad:?}");
+        }
+        // Whole, but too short for their kinds, or with a prefix too long.
+        let mut prefix = [0; 32];
+        prefix[..3].copy_from_slice(&[3, 4, 129]);
+        for odd in [
+            &[3, 1, 0, 0, 0, 0, 0, 0][..],
+            &[25, 1, 0, 0, 0, 0, 0, 0],
+            &[24, 1, 64, 0, 0, 0, 0, 0],
+            &prefix,
+        ] {
+            assert!(matches!(all(odd)[..], [NdpOption::Other { .. }]), "{odd:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_are_survived(
+            pieces in prop::collection::vec((0u8..40, 0u8..6, any::<[u8; 46]>()), 0..8),
+            cut in 0usize..400,
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, units, body) in pieces {
+                let length = usize::from(units) * 8;
+                bytes.extend([kind, units]);
+                bytes.extend(&body[..length.saturating_sub(2)]);
+            }
+            bytes.truncate(cut);
+            let Ok(options) = Options::parse(&bytes) else {
+                return Ok(());
+            };
+            let mut again = [0; 400];
+            let mut length = 0;
+            for option in options {
+                length += option.write(&mut again[length..]).unwrap();
+            }
+            let expected: Vec<_> = options.into_iter().collect();
+            let reread: Vec<_> = Options::parse(&again[..length]).unwrap().into_iter().collect();
+            prop_assert_eq!(reread, expected);
+        }
+    }
 }

@@ -429,3 +429,6 @@ fn check_discovery(ip: &Ip6Header, options: &[u8], len: usize) -> Result<(), Dro
         .then_some(())
         .ok_or(Drop::Discovery)
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,3 +177,6 @@ fn set(header: &mut [u8], at: usize, value: u16) {
 fn narrow(value: usize) -> Result<u16, WireError> {
     u16::try_from(value).map_err(|_| WireError::TooLong(value))
 }
+
+#[cfg(test)]
+mod tests;

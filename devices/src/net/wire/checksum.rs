@@ -34,11 +34,8 @@ impl Sum {
         protocol: Protocol,
         length: usize,
     ) -> Self {
-        let mut sum = Self::default();
-        sum.add(&source.octets());
-        sum.add(&destination.octets());
-        sum.add_pseudo(protocol, length);
-        sum
+        let addresses = words(&source.octets()) + words(&destination.octets());
+        Self::pseudo(addresses, protocol, length)
     }
 
     /// The sum of the pseudo header of IPv6 before `length` bytes of
@@ -49,18 +46,18 @@ impl Sum {
         protocol: Protocol,
         length: usize,
     ) -> Self {
-        let mut sum = Self::default();
-        sum.add(&source.octets());
-        sum.add(&destination.octets());
-        sum.add_pseudo(protocol, length);
-        sum
+        let addresses = words(&source.octets()) + words(&destination.octets());
+        Self::pseudo(addresses, protocol, length)
     }
 
-    /// The rest of both pseudo headers. They differ in the lengths of the
-    /// fields, which doesn't change the sum.
-    fn add_pseudo(&mut self, protocol: Protocol, length: usize) {
-        self.add(&[0, protocol.0]);
-        self.add(&(length as u64).to_be_bytes());
+    /// Both pseudo headers. They differ in the lengths of their fields, which
+    /// doesn't change the sum.
+    fn pseudo(addresses: u64, protocol: Protocol, length: usize) -> Self {
+        let length = (length as u64).to_be_bytes();
+        Self {
+            sum: addresses + words(&[0, 0, 0, protocol.0]) + words(&length),
+            odd: false,
+        }
     }
 
     /// Adds `bytes` as if they followed those added before.
@@ -146,13 +143,23 @@ fn raw_sum(bytes: &[u8]) -> u64 {
     }
     // No payload is so long that this could overflow: that takes 16 GiB.
     let mut sum: u64 = lanes.into_iter().sum();
-    let (words, tail) = tail.as_chunks::<4>();
-    for word in words {
-        sum += u64::from(u32::from_ne_bytes(*word));
+    let (whole, tail) = tail.as_chunks::<4>();
+    sum += words(whole.as_flattened());
+    sum + match *tail {
+        [] => 0,
+        [a] => words(&[a, 0, 0, 0]),
+        [a, b] => words(&[a, b, 0, 0]),
+        [a, b, c, ..] => words(&[a, b, c, 0]),
     }
-    let mut last = [0; 4];
-    last[..tail.len()].copy_from_slice(tail);
-    sum + u64::from(u32::from_ne_bytes(last))
+}
+
+/// Adds 32-bit words, which make the same sum once it is folded. Their number
+/// is that of `bytes` divided by four.
+#[inline]
+fn words(bytes: &[u8]) -> u64 {
+    let (words, _) = bytes.as_chunks::<4>();
+    let words = words.iter().map(|word| u32::from_ne_bytes(*word));
+    words.map(u64::from).sum()
 }
 
 /// A sum of words in 16 bits.

@@ -1,6 +1,7 @@
 //! Frames for tests.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -66,21 +67,25 @@ impl Parts {
     }
 }
 
-/// Frames of TCP, UDP and echo requests over both versions of IP, whose
-/// payload has at most `longest` bytes.
-pub(crate) fn parts(longest: usize) -> impl Strategy<Value = Parts> {
-    (
-        ether(),
-        ip(),
-        upper(),
-        prop::collection::vec(any::<u8>(), 0..=longest),
-    )
-        .prop_map(|(ether, ip, upper, payload)| Parts {
-            ether,
-            ip,
-            upper,
-            payload,
-        })
+/// Frames of TCP, UDP and echo requests over both versions of IP, with a
+/// payload of so many bytes.
+pub(crate) fn parts(length: Range<usize>) -> impl Strategy<Value = Parts> {
+    with(prop_oneof![4 => tcp(), 4 => udp(), 1 => echo()], length)
+}
+
+/// Frames that offloads are for: of TCP and UDP.
+pub(crate) fn offloadable(length: Range<usize>) -> impl Strategy<Value = Parts> {
+    with(prop_oneof![tcp(), udp()], length)
+}
+
+fn with(upper: impl Strategy<Value = Upper>, length: Range<usize>) -> impl Strategy<Value = Parts> {
+    let payload = prop::collection::vec(any::<u8>(), length);
+    (ether(), ip(), upper, payload).prop_map(|(ether, ip, upper, payload)| Parts {
+        ether,
+        ip,
+        upper,
+        payload,
+    })
 }
 
 fn ether() -> impl Strategy<Value = EtherHeader> {
@@ -114,36 +119,42 @@ fn ip() -> impl Strategy<Value = IpHeader> {
     })
 }
 
-fn upper() -> impl Strategy<Value = Upper> {
+fn tcp() -> impl Strategy<Value = Upper> {
     let tcp = (
         any::<(u16, u16, u32, u32)>(),
         any::<(u8, u16, u16)>(),
         any::<Option<u16>>(),
         any::<Option<(u32, u32)>>(),
     );
-    let tcp = tcp.prop_map(
-        |((source, destination, seq, ack), (flags, window, urgent), mss, timestamps)| TcpHeader {
-            source,
-            destination,
-            seq,
-            ack,
-            flags: TcpFlags::from_bits_retain(flags),
-            window,
-            urgent,
-            options: TcpOptions {
-                mss,
-                timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo }),
-                ..TcpOptions::default()
-            },
+    tcp.prop_map(
+        |((source, destination, seq, ack), (flags, window, urgent), mss, timestamps)| {
+            Upper::Tcp(TcpHeader {
+                source,
+                destination,
+                seq,
+                ack,
+                flags: TcpFlags::from_bits_retain(flags),
+                window,
+                urgent,
+                options: TcpOptions {
+                    mss,
+                    timestamps: timestamps.map(|(value, echo)| Timestamps { value, echo }),
+                    ..TcpOptions::default()
+                },
+            })
         },
-    );
-    let echo = any::<(u16, u16)>().prop_map(|(identifier, sequence)| Echo {
-        identifier,
-        sequence,
-    });
-    prop_oneof![
-        4 => tcp.prop_map(Upper::Tcp),
-        4 => any::<(u16, u16)>().prop_map(|(from, to)| Upper::Udp(from, to)),
-        1 => echo.prop_map(Upper::Echo),
-    ]
+    )
+}
+
+fn udp() -> impl Strategy<Value = Upper> {
+    any::<(u16, u16)>().prop_map(|(from, to)| Upper::Udp(from, to))
+}
+
+fn echo() -> impl Strategy<Value = Upper> {
+    any::<(u16, u16)>().prop_map(|(identifier, sequence)| {
+        Upper::Echo(Echo {
+            identifier,
+            sequence,
+        })
+    })
 }

@@ -6,5 +6,6 @@ pub mod mac;
 pub mod payload;
 pub mod port;
 pub mod ports;
+pub mod switch;
 pub mod time;
 pub mod wire;

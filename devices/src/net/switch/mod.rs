@@ -281,6 +281,7 @@ impl Switch {
     /// An identity that isn't taken, and wasn't for as long as may be.
     fn free_port(&self) -> Option<PortId> {
         (1..=u8::MAX)
+            .chain([0])
             .map(|step| PortId(self.last.0.wrapping_add(step)))
             .find(|&id| !self.present.contains(id))
     }

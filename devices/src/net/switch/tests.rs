@@ -163,7 +163,7 @@ fn a_station_is_noted_once_a_second() {
 }
 
 #[test]
-fn nobody_takes_anothers_address() {
+fn nobody_takes_the_address_of_another() {
     let (mut switch, [a, b]) = switch([spoofing(1), spoofing(2)]);
     send(&mut switch, a, START, 9, 2).unwrap();
     assert_eq!(
@@ -592,5 +592,7 @@ fn a_removed_port_leaves_nothing_behind() {
     let rest: Vec<PortId> = std::iter::from_fn(|| switch.add_port(bare.clone()).ok()).collect();
     assert_eq!(rest.last(), Some(&a));
     assert_eq!(others.len() + rest.len() + 2, PortId::COUNT);
-    assert_eq!(switch.add_port(bare), Err(Error::TooManyPorts));
+    assert_eq!(switch.add_port(bare.clone()), Err(Error::TooManyPorts));
+    switch.remove_port(a).unwrap();
+    assert_eq!(switch.add_port(bare), Ok(a));
 }

@@ -1,0 +1,8 @@
+//! The network address translation between the guests and the host's sockets.
+//!
+//! Pure state machines: packets, a clock and what sockets report go in;
+//! packets and socket operations come out. No part holds a descriptor.
+
+pub mod flows;
+mod slab;
+pub mod wheel;

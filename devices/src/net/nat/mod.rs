@@ -4,5 +4,6 @@
 //! packets and socket operations come out. No part holds a descriptor.
 
 pub mod flows;
+pub mod mappings;
 mod slab;
 pub mod wheel;

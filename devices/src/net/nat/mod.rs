@@ -3,7 +3,10 @@
 //! Pure state machines: packets, a clock and what sockets report go in;
 //! packets and socket operations come out. No part holds a descriptor.
 
+pub mod drops;
 pub mod flows;
 pub mod mappings;
+pub mod reach;
 mod slab;
+pub mod sockets;
 pub mod wheel;

@@ -5,6 +5,7 @@
 
 pub mod drops;
 pub mod flows;
+pub mod fragments;
 pub mod mappings;
 pub mod reach;
 mod slab;

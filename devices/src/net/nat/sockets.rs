@@ -45,6 +45,12 @@ pub enum SocketError {
     /// Nobody has the port (ECONNREFUSED).
     #[error("connection refused")]
     Refused,
+    /// The peer ended the connection at once (ECONNRESET, EPIPE).
+    #[error("connection reset")]
+    Reset,
+    /// The peer didn't answer (ETIMEDOUT).
+    #[error("no answer in time")]
+    TimedOut,
     /// The host can't be reached (EHOSTUNREACH).
     #[error("no route to host")]
     HostUnreachable,
@@ -73,9 +79,9 @@ pub enum SocketError {
     /// The host doesn't have the address (EADDRNOTAVAIL).
     #[error("not an address of this host")]
     NoSuchAddress,
-    /// A rule of the host forbids it (EACCES, EPERM).
-    #[error("forbidden by the host")]
-    Permission,
+    /// A rule of the host or on the way forbids it (EACCES, EPERM).
+    #[error("forbidden by the host or on the way")]
+    Prohibited,
     /// The host can't do it (EAFNOSUPPORT, EPROTONOSUPPORT, EOPNOTSUPP; EIO
     /// and EINVAL for segmentation).
     #[error("not supported by the host")]

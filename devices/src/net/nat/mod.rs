@@ -10,4 +10,5 @@ pub mod mappings;
 pub mod reach;
 mod slab;
 pub mod sockets;
+pub mod tcp;
 pub mod wheel;

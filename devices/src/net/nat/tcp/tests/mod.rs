@@ -1,0 +1,12 @@
+//! Whole connections between a model of a guest and a model of a host.
+// The models' streams are short: their lengths and positions fit all types.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss
+)]
+
+mod guest;
+mod host;
+mod network;
+mod streams;

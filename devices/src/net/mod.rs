@@ -7,6 +7,8 @@ pub mod nat;
 pub mod payload;
 pub mod port;
 pub mod ports;
+pub mod prefix;
+pub mod services;
 pub mod switch;
 pub mod time;
 pub mod wire;

@@ -4,8 +4,10 @@
 //! and the time go in, a reply comes out. What a service keeps for guests is
 //! bounded, in all and per port, so that none can use up the share of others.
 
+pub mod arp;
 pub mod dhcp4;
 pub mod leases;
+pub mod neighbours;
 
 /// The number of a switch's port, as the services tell ports apart.
 pub type PortNumber = u32;

@@ -7,7 +7,9 @@
 pub mod arp;
 pub mod dhcp4;
 pub mod leases;
+pub mod ndp;
 pub mod neighbours;
+pub mod ra;
 
 /// The number of a switch's port, as the services tell ports apart.
 pub type PortNumber = u32;
@@ -39,6 +41,18 @@ fn is_label(text: &str) -> bool {
 /// end.
 fn is_domain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// The wire form of a domain name that [`is_domain`] takes (RFC 1035, 3.1).
+fn encode_name(domain: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(domain.len() + 2);
+    for label in domain.split('.') {
+        let length = u8::try_from(label.len()).expect("a label is at most 63 bytes");
+        bytes.push(length);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
 }
 
 #[cfg(test)]

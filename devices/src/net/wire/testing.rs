@@ -13,6 +13,15 @@ use super::tcp::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use super::vnet::VnetHeader;
 use crate::net::mac::Mac;
 
+/// The bytes that `digits` stand for; spaces don't matter.
+pub(crate) fn hex(digits: &str) -> Vec<u8> {
+    let digits: Vec<char> = digits.chars().filter(|digit| *digit != ' ').collect();
+    let pairs = digits.chunks(2).map(String::from_iter);
+    pairs
+        .map(|pair| u8::from_str_radix(&pair, 16).unwrap())
+        .collect()
+}
+
 /// A frame and how it is to be finished.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {

@@ -5,7 +5,7 @@ use crate::net::mac::Mac;
 use crate::net::wire::build::{Body, HeaderBuf};
 use crate::net::wire::ndp::NdpOption;
 use crate::net::wire::tcp::TcpFlags;
-use crate::net::wire::testing::{Frame, Parts, Upper, parts};
+use crate::net::wire::testing::{Frame, Parts, Upper, hex, parts};
 
 fn parse(frame: &Frame) -> Result<Packet, Drop> {
     Packet::parse(frame.vnet, &frame.bytes, frame.bytes.len())
@@ -40,16 +40,8 @@ mod linux {
         fd770000000000000000000000000001 fd770000000000000000000000000002 110005a813bb4248";
 }
 
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<char> = hex.chars().filter(|digit| *digit != ' ').collect();
-    let pairs = digits.chunks(2).map(String::from_iter);
-    pairs
-        .map(|pair| u8::from_str_radix(&pair, 16).unwrap())
-        .collect()
-}
-
-fn linux(hex: &str) -> (Packet, Vec<u8>) {
-    let bytes = bytes(hex);
+fn linux(text: &str) -> (Packet, Vec<u8>) {
+    let bytes = hex(text);
     let packet = plain(&bytes).unwrap();
     assert_eq!(packet.ether.source, Mac([2, 0, 0, 0, 0, 1]));
     assert_eq!(packet.checksum, ChecksumState::Good);
@@ -96,7 +88,7 @@ fn frames_of_linux_are_built_alike() {
     built.icmp6(&packet.ether, &ip, &message, &option).unwrap();
     assert_eq!([built.frame(), &option[..]].concat(), bytes);
 
-    let mut bytes = self::bytes(linux::ARP);
+    let mut bytes = hex(linux::ARP);
     let Network::Arp(arp) = plain(&bytes).unwrap().network else {
         panic!("no ARP");
     };
@@ -123,7 +115,7 @@ fn connections_of_linux_are_understood() {
 
 #[test]
 fn fragments_of_linux_are_understood() {
-    let mut bytes = bytes(linux::FRAGMENT6);
+    let mut bytes = hex(linux::FRAGMENT6);
     bytes.resize(222, 0);
     let packet = plain(&bytes).unwrap();
     let fragment = Fragment {
@@ -142,7 +134,7 @@ fn fragments_of_linux_are_understood() {
     bytes[14 + 5] += 1;
     bytes[14 + 40 + 2..14 + 40 + 4].fill(0xFF);
     assert_eq!(plain(&bytes), Err(Drop::Fragment));
-    let mut bytes = self::bytes(linux::FRAGMENT6);
+    let mut bytes = hex(linux::FRAGMENT6);
     bytes[14 + 5] = 8;
     assert_eq!(plain(&bytes), Err(Drop::Fragment));
 }
@@ -150,21 +142,21 @@ fn fragments_of_linux_are_understood() {
 #[test]
 fn every_reason_is_given() {
     let whole = |parts: &Parts| parts.frame(None).bytes;
-    let changed = |hex: &str, at: usize, value: u8| {
-        let mut bytes = bytes(hex);
+    let changed = |text: &str, at: usize, value: u8| {
+        let mut bytes = hex(text);
         bytes[at] = value;
         bytes
     };
     let mut no_checksum = whole(&udp6(b"payload"));
     no_checksum[14 + 40 + 6..][..2].fill(0);
     let cases = [
-        (bytes(linux::ARP)[..13].to_vec(), Drop::Ethernet),
-        (bytes(linux::ARP)[..41].to_vec(), Drop::Arp),
+        (hex(linux::ARP)[..13].to_vec(), Drop::Ethernet),
+        (hex(linux::ARP)[..41].to_vec(), Drop::Arp),
         (changed(linux::UDP4, 14, 0x44), Drop::Ip4),
-        (bytes(linux::UDP4)[..49].to_vec(), Drop::Ip4),
+        (hex(linux::UDP4)[..49].to_vec(), Drop::Ip4),
         (changed(linux::UDP4, 24, 0), Drop::Ip4Checksum),
         (changed(linux::UDP6, 14, 0x40), Drop::Ip6),
-        (bytes(linux::UDP6)[..69].to_vec(), Drop::Ip6),
+        (hex(linux::UDP6)[..69].to_vec(), Drop::Ip6),
         (changed(linux::UDP6, 14 + 40 + 5, 7), Drop::Udp),
         (changed(linux::UDP6, 14 + 40 + 5, 17), Drop::Udp),
         (changed(linux::UDP6, 60, 1), Drop::UdpChecksum),
@@ -193,7 +185,7 @@ fn every_reason_is_given() {
 
 #[test]
 fn a_datagram_without_checksum_is_good_in_ipv4_only() {
-    let mut bytes = bytes(linux::UDP4);
+    let mut bytes = hex(linux::UDP4);
     bytes[14 + 20 + 6..][..2].fill(0);
     assert_eq!(plain(&bytes).unwrap().checksum, ChecksumState::Good);
 }
@@ -201,7 +193,7 @@ fn a_datagram_without_checksum_is_good_in_ipv4_only() {
 #[test]
 fn what_stands_behind_a_datagram_is_not_its_payload() {
     // IP is longer than UDP: surplus that UDP's checksum doesn't cover.
-    let mut bytes = bytes(linux::UDP6);
+    let mut bytes = hex(linux::UDP6);
     bytes.extend([1, 2, 3, 4]);
     bytes[14 + 5] += 4;
     let packet = plain(&bytes).unwrap();

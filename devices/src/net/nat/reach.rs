@@ -45,6 +45,14 @@ impl Reach {
         (is_global_unicast(source) && !self.is_gateway(source)).then_some(source)
     }
 
+    /// As whom one who reports an error about a guest's packet is shown to the
+    /// guest at `to`: the gateway if it isn't known.
+    pub fn reporter(&self, reporter: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
+        let shown = reporter.filter(|reporter| reporter.is_ipv4() == to.is_ipv4());
+        let shown = shown.and_then(|reporter| self.inward(reporter));
+        shown.or_else(|| self.gateway(to))
+    }
+
     /// The gateway's address of the same family.
     pub fn gateway(&self, family_of: IpAddr) -> Option<IpAddr> {
         match family_of {

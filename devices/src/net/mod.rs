@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows virtio: a virtual NIC is one user of a [`port::Port`].
 
+pub mod attachment;
 pub mod mac;
 pub mod nat;
 pub mod payload;

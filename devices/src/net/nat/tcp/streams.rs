@@ -1,5 +1,6 @@
 //! What the translator asks of the host: connected sockets.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -7,6 +8,7 @@ use bitflags::bitflags;
 
 use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::payload::Payload;
+use crate::scatter::ScatterList;
 
 bitflags! {
     /// What has changed at a socket. A change is told once (edge-triggered,
@@ -61,11 +63,33 @@ pub struct Waiting {
     pub end: bool,
 }
 
+/// The payload of a frame to the guest: it waits in a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The socket.
+    pub socket: SocketId,
+    /// Bytes before it that the guest hasn't acknowledged either.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+    /// The largest segment the guest takes: a longer payload needs
+    /// segmentation.
+    pub mss: u16,
+}
+
 /// The host's TCP sockets. None of these calls waits.
 pub trait Streams {
     /// Begins a connection to `to`, from a port that the kernel lets several
     /// connections share (SO_REUSEADDR, ip(7) IP_BIND_ADDRESS_NO_PORT).
     fn connect(&mut self, to: SocketAddr, from: LocalPort) -> Result<Connection, SocketError>;
+
+    /// Listens at an address of the host, where port 0 stands for any that is
+    /// free; returns the port.
+    fn listen(&mut self, at: SocketAddr) -> Result<(SocketId, u16), SocketError>;
+
+    /// Takes the next connection that was made to a listener, and its peer;
+    /// [`SocketError::WouldBlock`] if there is none.
+    fn accept(&mut self, listener: SocketId) -> Result<(SocketId, SocketAddr), SocketError>;
 
     /// Takes the error that is pending at a socket (SO_ERROR, socket(7)).
     fn error(&mut self, socket: SocketId) -> Option<SocketError>;
@@ -86,6 +110,23 @@ pub trait Streams {
     /// Looks for up to `most` bytes at `offset` from the first that isn't
     /// discarded.
     fn peek(&mut self, socket: SocketId, offset: u32, most: u32) -> Result<Waiting, SocketError>;
+
+    /// Shows `content` where a copy of it, or it itself, lies in memory of our
+    /// own, in at most two pieces.
+    fn view(
+        &mut self,
+        content: Source,
+        with: &mut dyn FnMut(&[IoSlice<'_>]),
+    ) -> Result<(), SocketError>;
+
+    /// Copies `content` to guest memory, from `at` in `buffers` on, where it
+    /// has room.
+    fn fill(
+        &mut self,
+        content: Source,
+        buffers: &ScatterList,
+        at: usize,
+    ) -> Result<(), SocketError>;
 
     /// Drops the first `count` bytes.
     fn discard(&mut self, socket: SocketId, count: u32);

@@ -126,7 +126,7 @@ impl Flow {
             flags: TcpFlags::RST | TcpFlags::ACK,
             ..TcpHeader::default()
         };
-        io.sink.segment(&header, None);
+        io.sink.segment(&header, None, io.streams);
     }
 
     /// Nothing was sent to the guest yet: it may repeat its SYN, give it up,
@@ -195,7 +195,7 @@ impl Flow {
             flags: TcpFlags::RST,
             ..TcpHeader::default()
         };
-        io.sink.segment(&header, None);
+        io.sink.segment(&header, None, io.streams);
     }
 
     /// Sends a SYN if one is due.
@@ -228,7 +228,7 @@ impl Flow {
             },
             ..TcpHeader::default()
         };
-        if !io.sink.segment(&header, None) {
+        if !io.sink.segment(&header, None, io.streams) {
             return false;
         }
         self.flags.remove(Flags::SYN_DUE | Flags::ACK_DUE);

@@ -26,7 +26,7 @@ use bitflags::bitflags;
 use super::congestion::Congestion;
 use super::rtt::Timeout;
 use super::seq::Seq;
-use super::streams::{Readiness, Streams};
+use super::streams::{Readiness, Source, Streams};
 use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::payload::Payload;
 use crate::net::time::Time;
@@ -52,26 +52,18 @@ pub struct Link {
     pub burst: u32,
 }
 
-/// The payload of a frame to the guest: it waits in a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The socket.
-    pub socket: SocketId,
-    /// Bytes before it that the guest hasn't acknowledged either.
-    pub offset: u32,
-    /// Its length in bytes.
-    pub len: u32,
-    /// The largest segment the guest takes: a longer payload needs
-    /// segmentation.
-    pub mss: u16,
-}
-
 /// Where a flow's frames and messages go.
 pub trait Sink {
     /// Sends a segment to the guest. Its ports are the caller's to fill in.
     /// False says that the port is full: [`Flow::flush`] is to be called
     /// again once it isn't.
-    fn segment(&mut self, header: &TcpHeader, payload: Option<Source>) -> bool;
+    /// The payload is to be had from `streams`.
+    fn segment(
+        &mut self,
+        header: &TcpHeader,
+        payload: Option<Source>,
+        streams: &mut dyn Streams,
+    ) -> bool;
 
     /// Tells the guest by ICMP why the SYN with sequence number `seq` leads
     /// nowhere (RFC 5382, REQ-9; RFC 792, RFC 4443).
@@ -345,7 +337,7 @@ impl Flow {
             flags: TcpFlags::RST | TcpFlags::ACK,
             ..TcpHeader::default()
         };
-        io.sink.segment(&header, None);
+        io.sink.segment(&header, None, io.streams);
     }
 
     /// Answers a segment that isn't where it should be (RFC 5961), but not

@@ -1,9 +1,10 @@
 //! From the socket to the guest.
 
-use super::{Flags, Flow, Io, Source, State};
+use super::{Flags, Flow, Io, State};
 use crate::net::nat::sockets::SocketError;
 use crate::net::nat::tcp::congestion::Reaction;
 use crate::net::nat::tcp::seq::Seq;
+use crate::net::nat::tcp::streams::Source;
 use crate::net::nat::tcp::streams::Waiting;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 
@@ -317,7 +318,7 @@ impl Flow {
             window,
             ..TcpHeader::default()
         };
-        let sent = io.sink.segment(&header, source);
+        let sent = io.sink.segment(&header, source, io.streams);
         if sent {
             self.flags.remove(Flags::ACK_DUE);
             self.timers.acknowledged();

@@ -1,11 +1,13 @@
 //! A host with one connected socket, whose peer reads and writes as it likes.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::net::nat::sockets::{SocketError, SocketId};
-use crate::net::nat::tcp::streams::{Connection, LocalPort, Streams, Waiting};
+use crate::net::nat::tcp::streams::{Connection, LocalPort, Source, Streams, Waiting};
 use crate::net::payload::Payload;
+use crate::scatter::ScatterList;
 
 pub(super) const SOCKET: SocketId = SocketId(7);
 
@@ -61,6 +63,14 @@ impl Streams for Host {
         Err(SocketError::Refused)
     }
 
+    fn listen(&mut self, _: SocketAddr) -> Result<(SocketId, u16), SocketError> {
+        Err(SocketError::Unsupported)
+    }
+
+    fn accept(&mut self, _: SocketId) -> Result<(SocketId, SocketAddr), SocketError> {
+        Err(SocketError::WouldBlock)
+    }
+
     fn error(&mut self, _: SocketId) -> Option<SocketError> {
         self.error.take()
     }
@@ -98,6 +108,19 @@ impl Streams for Host {
             len: u32::try_from(len).unwrap(),
             end: self.ended && start + len == self.data.len(),
         })
+    }
+
+    fn view(
+        &mut self,
+        content: Source,
+        with: &mut dyn FnMut(&[IoSlice<'_>]),
+    ) -> Result<(), SocketError> {
+        with(&[IoSlice::new(&self.read(content.offset, content.len))]);
+        Ok(())
+    }
+
+    fn fill(&mut self, _: Source, _: &ScatterList, _: usize) -> Result<(), SocketError> {
+        Err(SocketError::Unsupported)
     }
 
     fn discard(&mut self, _: SocketId, count: u32) {

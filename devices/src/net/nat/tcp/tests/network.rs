@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::guest::{Frame, Guest, Habits, Stage};
 use super::host::{Ending, Host, SOCKET};
 use crate::net::nat::sockets::SocketError;
-use crate::net::nat::tcp::flow::{Flow, Io, Link, Sink, Source, State, Verdict, reset_for};
+use crate::net::nat::tcp::flow::{Flow, Io, Link, Sink, State, Verdict, reset_for};
 use crate::net::nat::tcp::streams::{Connection, Progress, Readiness};
+use crate::net::nat::tcp::streams::{Source, Streams};
 use crate::net::time::Time;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 
@@ -68,7 +69,12 @@ struct Wire<'a> {
 }
 
 impl Sink for Wire<'_> {
-    fn segment(&mut self, header: &TcpHeader, payload: Option<Source>) -> bool {
+    fn segment(
+        &mut self,
+        header: &TcpHeader,
+        payload: Option<Source>,
+        _: &mut dyn Streams,
+    ) -> bool {
         if self.refuse {
             return false;
         }

@@ -152,10 +152,10 @@ impl Responder {
                 }
                 let named = hardware(options.target_link_layer())?;
                 self.check_neighbour(target)?;
-                let evidence = if !override_ {
-                    Evidence::Hint
-                } else {
+                let evidence = if override_ {
                     Evidence::Answer
+                } else {
+                    Evidence::Hint
                 };
                 // Without the option, the answer confirms what was asked one
                 // station alone (RFC 4861, 4.4).
@@ -295,7 +295,7 @@ pub(super) fn encode(options: &[NdpOption]) -> Vec<u8> {
     for option in options {
         // An option is at most 255 units of 8 bytes long.
         let mut buffer = [0; 255 * 8];
-        // One that is longer than that has no encoding, and is left out.
+        // What is longer has no encoding, and no caller has such an option.
         if let Ok(length) = option.write(&mut buffer) {
             bytes.extend_from_slice(&buffer[..length]);
         }

@@ -24,6 +24,11 @@ const INITIAL: u8 = 3;
 /// The shortest time between advertisements to all (MIN_DELAY_BETWEEN_RAS).
 const SPACING: Duration = Duration::from_secs(3);
 
+/// The longest options: the MTU that every link has (RFC 8200, 5) without the
+/// headers of IPv6 and ICMPv6. More would have to be told in parts (RFC 4861,
+/// 6.2.3).
+const LONGEST_OPTIONS: usize = 1280 - 40 - 16;
+
 /// For how long the router is a default router: three intervals
 /// (AdvDefaultLifetime). The name servers' lifetime is as long (RFC 8106, 5.1).
 const LIFETIME: u16 = 1800;
@@ -80,9 +85,11 @@ pub enum ConfigError {
     /// A domain name that isn't one.
     #[error("{0:?} is not a domain name of at most 253 characters")]
     Domain(String),
-    /// More than one option can hold.
-    #[error("{0} name servers are too many: an advertisement takes 127")]
-    TooManyServers(usize),
+    /// More than one packet can say on every link.
+    #[error(
+        "an advertisement of {0} bytes is too long for a packet of 1280: name fewer name servers or routes"
+    )]
+    TooLong(usize),
 }
 
 /// Says when which advertisement is due.
@@ -103,6 +110,9 @@ impl Advertiser {
     pub fn new(config: Config, now: Time, seed: u64) -> Result<Self, ConfigError> {
         check(&config)?;
         let options = options(&config);
+        if options.len() > LONGEST_OPTIONS {
+            return Err(ConfigError::TooLong(options.len()));
+        }
         Ok(Self {
             config,
             options,
@@ -135,7 +145,8 @@ impl Advertiser {
 
     /// The answer to the solicitation of `source` at the station `mac`: at
     /// once to it alone, or, if it has no address yet, to all as soon as that
-    /// may be (RFC 4861, 6.2.6).
+    /// may be (RFC 4861, 6.2.6). The random delay of that section keeps
+    /// several routers from speaking at once, and here is one.
     pub fn solicited(&mut self, now: Time, source: Ipv6Addr, mac: MacAddress) -> Option<Message> {
         if !source.is_unspecified() {
             return Some(self.message(mac.into(), source));
@@ -201,8 +212,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if let Some(domain) = config.domain.as_ref().filter(|domain| !is_domain(domain)) {
         return Err(ConfigError::Domain(domain.clone()));
     }
-    if config.dns.len() > 127 {
-        return Err(ConfigError::TooManyServers(config.dns.len()));
+    // An option holds 127 addresses (RFC 8106, 5.1), which is more than this.
+    let servers = config.dns.len() * 16;
+    if servers > LONGEST_OPTIONS {
+        return Err(ConfigError::TooLong(servers));
     }
     Ok(())
 }
@@ -355,16 +368,41 @@ mod tests {
         assert_eq!(soon.destination, ALL_NODES);
     }
 
+    #[test]
+    fn a_link_may_have_no_router_and_no_names() {
+        let config = Config {
+            default_router: false,
+            autonomous: false,
+            prefix: "fd00:1::/80".parse().unwrap(),
+            dns: Vec::new(),
+            domain: None,
+            mtu: None,
+            routes: Vec::new(),
+            ..config()
+        };
+        let mut advertiser = Advertiser::new(config, at(0), 1).unwrap();
+        let message = advertiser.poll(at(0)).unwrap();
+        assert_eq!(router(&message).lifetime, 0);
+        let options = Options::parse(&message.options).unwrap();
+        let kinds: Vec<_> = options.into_iter().skip(1).collect();
+        let [NdpOption::Prefix(prefix)] = kinds[..] else {
+            panic!("{kinds:?}");
+        };
+        assert!(prefix.on_link && !prefix.autonomous);
+        assert_eq!(prefix.length, 80);
+    }
+
     type Edit = fn(&mut Config);
 
     #[test]
     fn contradictions_in_a_configuration_are_named() {
-        let edits: [(Edit, &str); 5] = [
+        let edits: [(Edit, &str); 6] = [
             (|c| c.prefix = "fd00::/48".parse().unwrap(), "64 bits"),
             (|c| c.preferred = 7201, "7201 s"),
             (|c| c.mtu = Some(1279), "1280"),
             (|c| c.domain = Some("a b".into()), "not a domain"),
-            (|c| c.dns = vec![ROUTER; 128], "128 name servers"),
+            (|c| c.dns = vec![ROUTER; 128], "2048 bytes"),
+            (|c| c.dns = vec![ROUTER; 76], "too long"),
         ];
         for (edit, message) in edits {
             let mut config = config();

@@ -26,6 +26,20 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The limits for this pool: whatever one port takes, a quarter of the
+    /// pool is left to others.
+    pub(super) fn sharing<A: Address>(self, pool: &RangeInclusive<A>) -> Self {
+        let last = pool.end().number().saturating_sub(pool.start().number());
+        let size = last.saturating_add(1);
+        let share = usize::try_from(size - size / 4).unwrap_or(usize::MAX);
+        Self {
+            per_port: self.per_port.min(share),
+            ..self
+        }
+    }
+}
+
 /// What a lease is now. Each state but `Free` ends when the lease expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -118,6 +132,11 @@ impl<A: Address, K: Clone + Ord> Leases<A, K> {
         self.leases.iter().map(|(&address, lease)| (address, lease))
     }
 
+    /// The lease of `address`.
+    pub(super) fn get(&self, address: A) -> Option<&Lease<K>> {
+        self.leases.get(&address)
+    }
+
     /// The address that `asker` has or had, behind its port or one that is
     /// gone.
     pub(super) fn address_of(&self, asker: &Asker<K>) -> Option<A> {
@@ -148,10 +167,25 @@ impl<A: Address, K: Clone + Ord> Leases<A, K> {
         asker: &Asker<K>,
         wanted: Option<A>,
     ) -> Option<A> {
-        let address = match self.reserved_for(now, asker.mac) {
-            Some(reserved) => reserved,
-            None => self.dynamic(now, asker, wanted)?,
-        };
+        match self.reserved_for(now, asker.mac) {
+            Some(reserved) => Some(self.hold(now, until, asker, reserved)),
+            None => self.acquire_any(now, until, asker, wanted),
+        }
+    }
+
+    /// The same without regard to reservations.
+    pub(super) fn acquire_any(
+        &mut self,
+        now: Time,
+        until: Time,
+        asker: &Asker<K>,
+        wanted: Option<A>,
+    ) -> Option<A> {
+        let address = self.dynamic(now, asker, wanted)?;
+        Some(self.hold(now, until, asker, address))
+    }
+
+    fn hold(&mut self, now: Time, until: Time, asker: &Asker<K>, address: A) -> A {
         if self.held_by(now, asker) != Some(address) {
             let lease = Lease {
                 client: asker.client.clone(),
@@ -163,7 +197,7 @@ impl<A: Address, K: Clone + Ord> Leases<A, K> {
             };
             self.put(address, lease);
         }
-        Some(address)
+        address
     }
 
     /// Makes `address` its client's until `until`.

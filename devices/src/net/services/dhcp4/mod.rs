@@ -171,7 +171,7 @@ impl Server {
             config.pool.clone(),
             [config.server].into_iter().chain(config.router),
             config.reservations.clone(),
-            config.limits,
+            config.limits.sharing(&config.pool),
         );
         Ok(Self {
             config,

@@ -13,7 +13,7 @@ const DUID: std::ops::RangeInclusive<usize> = 3..=130;
 
 /// The most identity associations in a message, and the most addresses in all
 /// of them. Clients send one of each; with these limits and
-/// [`MOST_SERVERS`](super::MOST_SERVERS), every reply fits in a packet of 1280
+/// the most name servers of a configuration, every reply fits in a packet of 1280
 /// bytes.
 const MOST_ASSOCIATIONS: usize = 6;
 const MOST_ADDRESSES: usize = 8;

@@ -4,18 +4,19 @@
 //! relay is dropped. Leases live in memory only, so a client that extends one
 //! that isn't known gets it again if it is free.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv6Addr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::leases::{Asker, Lease, Leases, Limits, State};
-use super::{PortNumber, encode_name, host_name, is_domain};
+use super::leases::{Asker, Lease, Leases, State};
+use super::{PortNumber, encode_name, host_name};
 use crate::net::mac::MacAddress;
-use crate::net::prefix::Prefix6;
 use crate::net::time::Time;
+use config::check;
 use message::{Association, AssociationId, MessageType, Purpose, Request, Status, Writer, code};
 
+pub use config::{Config, ConfigError};
+
+mod config;
 pub mod message;
 
 /// The port that the server listens on and answers from (RFC 8415, 7.2).
@@ -27,79 +28,11 @@ pub const CLIENT_PORT: u16 = 546;
 /// All servers and relays of the link, to which clients speak (RFC 8415, 7.1).
 pub const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 1, 2);
 
-/// The most name servers, so that every reply fits in one packet.
-pub const MOST_SERVERS: usize = 8;
-
 /// How long an advertised address is held for its client.
 const OFFER: Duration = Duration::from_secs(60);
 
 /// How long nobody gets an address that a client found in use.
 const QUARANTINE: Duration = Duration::from_secs(600);
-
-/// The shortest lifetime of an address, in seconds.
-const SHORTEST_LIFETIME: u32 = 60;
-
-/// What the server serves.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The server's hardware address, which names it.
-    pub mac: MacAddress,
-    /// The prefix of the link.
-    pub prefix: Prefix6,
-    /// The addresses of the gateway, which no client gets.
-    pub gateway: Vec<Ipv6Addr>,
-    /// The addresses for clients without a reservation.
-    pub pool: RangeInclusive<Ipv6Addr>,
-    /// Addresses of single clients, in the pool or not.
-    pub reservations: HashMap<MacAddress, Ipv6Addr>,
-    /// How long an address is preferred.
-    pub preferred: Duration,
-    /// How long it is valid, which is how long a lease is.
-    pub valid: Duration,
-    /// The name servers (RFC 3646, 3).
-    pub dns: Vec<Ipv6Addr>,
-    /// The domain to search names in (RFC 3646, 4).
-    pub domain: Option<String>,
-    /// How many leases there are.
-    pub limits: Limits,
-}
-
-/// A contradiction in a [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// An address that isn't a host's of the link.
-    #[error("the {what} {address} is not a host's address in {prefix}")]
-    Outside {
-        /// Whose address it is.
-        what: &'static str,
-        /// The address.
-        address: Ipv6Addr,
-        /// The prefix.
-        prefix: Prefix6,
-    },
-    /// The pool's end comes before its start.
-    #[error("the pool {0} to {1} is empty: write the lower address first")]
-    EmptyPool(Ipv6Addr, Ipv6Addr),
-    /// Two clients have one address.
-    #[error("{0} is reserved twice, or is the gateway's: give each client its own address")]
-    ReservedTwice(Ipv6Addr),
-    /// Times that don't fit, or contradict each other.
-    #[error(
-        "addresses can't be preferred for {preferred:?} and valid for {valid:?}: write times between a minute and a century, the first not the longer one"
-    )]
-    Lifetimes {
-        /// How long they are preferred.
-        preferred: Duration,
-        /// How long they are valid.
-        valid: Duration,
-    },
-    /// A domain name that isn't one.
-    #[error("{0:?} is not a domain name of at most 253 characters")]
-    Domain(String),
-    /// More than a reply holds.
-    #[error("{0} name servers are too many: write at most {MOST_SERVERS}")]
-    TooManyServers(usize),
-}
 
 /// Why a message isn't answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -550,51 +483,6 @@ fn unavailable(association: &Association) -> Status {
         Purpose::Addresses | Purpose::Temporary => Status::NoAddresses,
         Purpose::Prefixes => Status::NoPrefixes,
     }
-}
-
-/// Checks a configuration; returns the lifetimes in seconds.
-fn check(config: &Config) -> Result<(u32, u32), ConfigError> {
-    let inside = |what, address| {
-        if config.prefix.contains(address) && address != config.prefix.first() {
-            return Ok(());
-        }
-        Err(ConfigError::Outside {
-            what,
-            address,
-            prefix: config.prefix,
-        })
-    };
-    let (start, end) = (*config.pool.start(), *config.pool.end());
-    inside("pool's start", start)?;
-    inside("pool's end", end)?;
-    if config.pool.is_empty() {
-        return Err(ConfigError::EmptyPool(start, end));
-    }
-    let mut taken: BTreeSet<_> = config.gateway.iter().copied().collect();
-    for &address in config.reservations.values() {
-        inside("reservation", address)?;
-        if !taken.insert(address) {
-            return Err(ConfigError::ReservedTwice(address));
-        }
-    }
-    if let Some(domain) = config.domain.as_ref().filter(|domain| !is_domain(domain)) {
-        return Err(ConfigError::Domain(domain.clone()));
-    }
-    if config.dns.len() > MOST_SERVERS {
-        return Err(ConfigError::TooManyServers(config.dns.len()));
-    }
-    let seconds = |time: Duration| {
-        let seconds = u32::try_from(time.as_secs()).ok()?;
-        let fits = (SHORTEST_LIFETIME..=100 * 365 * 86_400).contains(&seconds);
-        fits.then_some(seconds)
-    };
-    seconds(config.preferred)
-        .zip(seconds(config.valid))
-        .filter(|(preferred, valid)| preferred <= valid)
-        .ok_or(ConfigError::Lifetimes {
-            preferred: config.preferred,
-            valid: config.valid,
-        })
 }
 
 #[cfg(test)]

@@ -50,6 +50,17 @@ fn addresses_come_in_order_without_those_excluded() {
 }
 
 #[test]
+fn no_port_gets_a_whole_pool() {
+    for (last, share) in [(10, 1), (12, 3), (13, 3), (19, 8), (109, 75)] {
+        let limits = Limits::default().sharing(&(address(10)..=address(last)));
+        assert_eq!(limits.per_port, share, "{last}");
+        assert_eq!(limits.total, Limits::default().total);
+    }
+    let limits = Limits::default().sharing(&(Ipv4Addr::UNSPECIFIED..=Ipv4Addr::BROADCAST));
+    assert_eq!(limits, Limits::default());
+}
+
+#[test]
 fn a_client_keeps_its_address_and_may_wish_for_one() {
     let mut table = table(100, 100);
     let wish = table.acquire(NOW, after(60), &asker(1, 1), Some(address(17)));

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::drops::DropReason;
 use super::flows::{Endpoint, FlowError, FlowId, FlowKey, FlowTable, Guest, Limits};
-use super::icmp::ErrorMessage;
+use super::icmp::{About, ErrorMessage};
+use super::reach::Reach;
 use super::sockets::{Family, SocketError, SocketId, SocketKind, Sockets};
-use super::wheel::Wheel;
+use super::wheel::{TimerId, Wheel};
 use crate::net::time::Time;
 use crate::net::wire::ip::Protocol;
 
@@ -42,6 +43,47 @@ pub enum Outcome<D> {
     Dropped(DropReason),
 }
 
+/// Why a guest's packet is dropped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: DropReason,
+    /// What the guest is told, if anything.
+    error: Option<SocketError>,
+}
+
+impl Refusal {
+    /// The host wouldn't send it.
+    pub(super) fn not_sent(error: SocketError) -> Self {
+        Self {
+            reason: DropReason::NotSent,
+            error: Some(error),
+        }
+    }
+
+    /// What becomes of the packet.
+    pub(super) fn outcome<D>(self, reach: &Reach, about: About) -> Outcome<D> {
+        let gateway = reach.gateway(about.source).zip(self.error);
+        let message = gateway.and_then(|(from, error)| ErrorMessage::new(from, error, about));
+        message.map_or(Outcome::Dropped(self.reason), Outcome::Error)
+    }
+}
+
+impl From<DropReason> for Refusal {
+    /// A guest is told what it may do something about, and that there is no
+    /// flow for it (RFC 5508, REQ-8).
+    fn from(reason: DropReason) -> Self {
+        let error = match reason {
+            DropReason::HopLimit => Some(SocketError::TimeExceeded),
+            DropReason::Destination
+            | DropReason::TableFull
+            | DropReason::GuestFull
+            | DropReason::NoSocket => Some(SocketError::Prohibited),
+            _ => None,
+        };
+        Self { reason, error }
+    }
+}
+
 /// The hop limit of a packet that goes on, `Some(None)` for the host's
 /// default; `None` if it goes no further (RFC 1812, 5.3.1).
 pub(super) fn hop_limit(came_with: u8) -> Option<Option<u8>> {
@@ -54,6 +96,8 @@ struct Flow {
     socket: SocketId,
     /// When a packet last kept the flow alive.
     last: Time,
+    /// Goes off when the flow may be idle; none for what doesn't end by itself.
+    timer: Option<TimerId>,
     what: What,
 }
 
@@ -143,21 +187,15 @@ impl Bindings {
         }
         let key = key(kind, inner, None);
         self.flows.admit(guest)?;
-        let opened = sockets.open(kind, inner.port);
-        let (socket, port) = opened.map_err(|_| DropReason::NoSocket)?;
-        let flow = Flow {
-            socket,
-            last: now,
-            what: What::Binding { port },
-        };
-        let id = match self.flows.insert(guest, key, flow) {
+        let (socket, port) = open(kind, inner.port, sockets).map_err(|_| DropReason::NoSocket)?;
+        let what = What::Binding { port };
+        let id = match self.insert(now, guest, key, (socket, what)) {
             Ok(id) => id,
             Err(error) => {
                 sockets.close(socket);
                 return Err(error.into());
             }
         };
-        self.wheel.insert(now + self.idle, id);
         self.own(socket, Owner::Flow(id));
         if let SocketKind::Udp(family) = kind {
             self.outer
@@ -192,6 +230,7 @@ impl Bindings {
         let flow = Flow {
             socket,
             last: Time::ZERO,
+            timer: None,
             what: What::Mapped { port },
         };
         let inserted = self
@@ -218,11 +257,7 @@ impl Bindings {
         let its = self.flows.iter().filter(|(.., flow)| flow.socket == socket);
         let ids: Vec<_> = its.map(|(id, ..)| id).collect();
         for id in ids {
-            if let Some((_, flow)) = self.flows.remove(id)
-                && let What::Route { .. } = flow.what
-            {
-                self.routes -= 1;
-            }
+            self.remove(id);
         }
         self.outer.retain(|_, at| *at != socket);
         self.close(socket, sockets);
@@ -290,6 +325,19 @@ impl Bindings {
         (self.inner(socket) == Some(inner)).then_some((socket, to))
     }
 
+    /// The socket from which what `inner` sends to `outer` leaves, if it did so
+    /// of late.
+    pub(super) fn leads_out(
+        &self,
+        kind: SocketKind,
+        inner: Endpoint,
+        outer: Endpoint,
+    ) -> Option<SocketId> {
+        let route = self.flows.find(&key(kind, inner, Some(outer)));
+        let id = route.or_else(|| self.flows.find(&key(kind, inner, None)))?;
+        Some(self.flows.get(id)?.socket)
+    }
+
     /// Whether there is a route from an inner endpoint to an outer one.
     pub(super) fn has_route(&self, (kind, inner, outer): (SocketKind, Endpoint, Endpoint)) -> bool {
         self.routes > 0 && self.flows.find(&key(kind, inner, Some(outer))).is_some()
@@ -305,17 +353,12 @@ impl Bindings {
         (socket, to): (SocketId, Endpoint),
     ) -> Result<(), DropReason> {
         let key = key(kind, inner, Some(outer));
-        let flow = Flow {
-            socket,
-            last: now,
-            what: What::Route { to },
-        };
+        let what = What::Route { to };
         if let Some(old) = self.flows.find(&key).and_then(|id| self.flows.get_mut(id)) {
-            *old = flow;
+            (old.socket, old.last, old.what) = (socket, now, what);
             return Ok(());
         }
-        let id = self.flows.insert(guest, key, flow)?;
-        self.wheel.insert(now + self.idle, id);
+        self.insert(now, guest, key, (socket, what))?;
         self.routes += 1;
         Ok(())
     }
@@ -328,7 +371,7 @@ impl Bindings {
             };
             let until = flow.last + self.idle;
             if until > now {
-                self.wheel.insert(until, id);
+                self.arm(id, until);
             } else {
                 self.end(id, sockets);
             }
@@ -352,12 +395,48 @@ impl Bindings {
         self.flows.len()
     }
 
+    /// Adds a flow that ends when it is idle.
+    fn insert(
+        &mut self,
+        now: Time,
+        guest: Guest,
+        key: FlowKey,
+        (socket, what): (SocketId, What),
+    ) -> Result<FlowId, FlowError> {
+        let flow = Flow {
+            socket,
+            last: now,
+            timer: None,
+            what,
+        };
+        let id = self.flows.insert(guest, key, flow)?;
+        self.arm(id, now + self.idle);
+        Ok(id)
+    }
+
+    fn arm(&mut self, id: FlowId, at: Time) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.timer = Some(self.wheel.insert(at, id));
+        }
+    }
+
+    fn remove(&mut self, id: FlowId) -> Option<(FlowKey, Flow)> {
+        let (key, flow) = self.flows.remove(id)?;
+        if let Some(timer) = flow.timer {
+            self.wheel.cancel(timer);
+        }
+        if let What::Route { .. } = flow.what {
+            self.routes -= 1;
+        }
+        Some((key, flow))
+    }
+
     fn end(&mut self, id: FlowId, sockets: &mut impl Sockets) {
-        let Some((key, flow)) = self.flows.remove(id) else {
+        let Some((key, flow)) = self.remove(id) else {
             return;
         };
         match flow.what {
-            What::Route { .. } => self.routes -= 1,
+            What::Route { .. } => {}
             What::Binding { port } | What::Mapped { port } => {
                 let family = Family::from(key.inner.address);
                 self.outer.remove(&Endpoint::new(unspecified(family), port));
@@ -379,6 +458,30 @@ impl Bindings {
             *owner = None;
         }
         sockets.close(socket);
+    }
+}
+
+/// Opens a socket with this port if it is free, else any, but for UDP with one
+/// of the same parity if the next to it is free (RFC 4787, REQ-4).
+fn open(
+    kind: SocketKind,
+    want_port: u16,
+    sockets: &mut impl Sockets,
+) -> Result<(SocketId, u16), SocketError> {
+    let (socket, port) = sockets.open(kind, want_port)?;
+    let SocketKind::Udp(family) = kind else {
+        return Ok((socket, port));
+    };
+    if (port ^ want_port) & 1 == 0 {
+        return Ok((socket, port));
+    }
+    let neighbour = Endpoint::new(unspecified(family), port ^ 1);
+    match sockets.bind(kind, neighbour) {
+        Ok(better) => {
+            sockets.close(socket);
+            Ok(better)
+        }
+        Err(_) => Ok((socket, port)),
     }
 }
 

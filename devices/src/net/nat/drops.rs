@@ -3,8 +3,12 @@
 /// Why a packet isn't translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
+    /// No guest can have the address that it is from.
+    MartianSource,
     /// Guests may not send to the destination.
-    Unreachable,
+    Destination,
+    /// It took too many hops.
+    HopLimit,
     /// The network has all the flows it may.
     TableFull,
     /// The guest has all the flows it may.
@@ -13,14 +17,12 @@ pub enum DropReason {
     NoSocket,
     /// The host refused to send it.
     NotSent,
-    /// The socket belongs to no flow any more.
+    /// It belongs to no flow, or to none any more.
     NoFlow,
     /// The filter has the sender answer only, and it wasn't asked.
     Filtered,
     /// Guests couldn't answer the sender.
     Sender,
-    /// It took too many hops.
-    HopLimit,
     /// It isn't what its socket carries.
     Malformed,
     /// A fragment that overlaps others, or belongs to such a packet.
@@ -31,12 +33,16 @@ pub enum DropReason {
     FragmentsFull,
     /// A packet whose fragments didn't all come in time.
     FragmentsLate,
+    /// A packet that was put together from fragments, and is none.
+    Reassembled,
 }
 
 impl DropReason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
-        Self::Unreachable,
+    pub const ALL: [Self; 16] = [
+        Self::MartianSource,
+        Self::Destination,
+        Self::HopLimit,
         Self::TableFull,
         Self::GuestFull,
         Self::NoSocket,
@@ -44,31 +50,33 @@ impl DropReason {
         Self::NoFlow,
         Self::Filtered,
         Self::Sender,
-        Self::HopLimit,
         Self::Malformed,
         Self::Overlap,
         Self::BadFragment,
         Self::FragmentsFull,
         Self::FragmentsLate,
+        Self::Reassembled,
     ];
 
-    /// The reason's name in counters.
-    pub fn name(self) -> &'static str {
+    /// The reason in words joined by underscores, as metrics name it.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Unreachable => "unreachable",
-            Self::TableFull => "table_full",
-            Self::GuestFull => "guest_full",
+            Self::MartianSource => "martian_source",
+            Self::Destination => "prohibited_destination",
+            Self::HopLimit => "hop_limit",
+            Self::TableFull => "flow_table_full",
+            Self::GuestFull => "guest_flow_limit",
             Self::NoSocket => "no_socket",
             Self::NotSent => "not_sent",
             Self::NoFlow => "no_flow",
             Self::Filtered => "filtered",
-            Self::Sender => "sender",
-            Self::HopLimit => "hop_limit",
-            Self::Malformed => "malformed",
-            Self::Overlap => "overlap",
-            Self::BadFragment => "bad_fragment",
-            Self::FragmentsFull => "fragments_full",
-            Self::FragmentsLate => "fragments_late",
+            Self::Sender => "unanswerable_sender",
+            Self::Malformed => "malformed_reply",
+            Self::Overlap => "reassembly_overlap",
+            Self::BadFragment => "reassembly_mismatch",
+            Self::FragmentsFull => "reassembly_limit",
+            Self::FragmentsLate => "reassembly_timeout",
+            Self::Reassembled => "reassembly_malformed",
         }
     }
 }
@@ -80,7 +88,13 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// Counts a packet.
     pub fn count(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+        self.add(reason, 1);
+    }
+
+    /// Counts several packets.
+    pub(super) fn add(&mut self, reason: DropReason, packets: usize) {
+        let count = &mut self.0[reason as usize];
+        *count = count.wrapping_add(u64::try_from(packets).unwrap_or(u64::MAX));
     }
 
     /// How many packets were dropped for a reason.
@@ -99,6 +113,8 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::net::switch;
+    use crate::net::wire::packet::Drop;
 
     #[test]
     fn each_reason_has_a_counter_and_a_name() {
@@ -111,7 +127,16 @@ mod tests {
         for (i, (reason, count)) in (1..).zip(drops.iter()) {
             assert_eq!((count, drops.of(reason)), (i, i));
         }
-        let names: HashSet<_> = DropReason::ALL.map(DropReason::name).into();
-        assert_eq!(names.len(), DropReason::ALL.len());
+    }
+
+    #[test]
+    fn no_reason_is_named_as_another_anywhere() {
+        let names = DropReason::ALL.map(DropReason::name).into_iter();
+        let names = names.chain(switch::DropReason::ALL.map(switch::DropReason::name));
+        let names: Vec<_> = names.chain(Drop::ALL.map(Drop::name)).collect();
+        let distinct: HashSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+        let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        assert!(names.iter().all(|name| name.chars().all(word)));
     }
 }

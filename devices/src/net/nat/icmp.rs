@@ -1,216 +1,25 @@
 //! The translation of ICMP (RFC 5508): echoes through the host's ping sockets,
 //! and errors for guests about what they sent.
 
+mod errors;
+
+pub use errors::{About, ErrorMessage, Quote, error4, error6};
+
 use std::hash::RandomState;
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::time::Duration;
 
-use super::bindings::{Bindings, Outcome, hop_limit};
+use super::bindings::{Bindings, Outcome, Refusal, hop_limit};
 use super::drops::{DropReason, Drops};
 use super::flows::{Endpoint, Guest, Limits};
 use super::reach::Reach;
 use super::sockets::{Family, SendOptions, SocketError, SocketId, SocketKind, Sockets};
 use crate::net::payload::Payload;
 use crate::net::time::Time;
-use crate::net::wire::WireError;
-use crate::net::wire::build::HeaderBuf;
-use crate::net::wire::ether::EtherHeader;
-use crate::net::wire::icmp::{Echo, Icmp4, Icmp6, unreachable4, unreachable6};
-use crate::net::wire::ip::{Ip4Header, Ip6Header, IpHeader, Protocol};
-use crate::net::wire::vnet::VnetHeader;
+use crate::net::wire::icmp::{Echo, Icmp4, Icmp6};
 
 /// How long a query's mapping lives after the last query (RFC 5508, REQ-2).
 pub const IDLE: Duration = Duration::from_secs(60);
-
-/// The longest quotation: an IPv6 header and 8 bytes.
-const MAX_QUOTE: usize = 40 + 8;
-
-/// An error for a guest about a packet that it sent.
-///
-/// The quoted packet is made from what is known of the flow: so it has the
-/// guest's addresses, whatever the packet that the error is about had outside
-/// (RFC 5508, REQ-4 and REQ-5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ErrorMessage {
-    /// Who reports the error.
-    pub source: IpAddr,
-    /// What is wrong.
-    pub error: SocketError,
-    /// The packet.
-    pub about: About,
-}
-
-/// The start of a packet that a guest sent: its addresses and the first 8
-/// bytes behind its IP header, which name the flow (RFC 792).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct About {
-    /// The guest's address.
-    pub source: IpAddr,
-    /// Where the guest sent it.
-    pub destination: IpAddr,
-    protocol: Protocol,
-    start: [u8; 8],
-    len: u16,
-}
-
-impl About {
-    /// A datagram of UDP.
-    pub fn udp(source: Endpoint, destination: Endpoint, payload_len: usize) -> Self {
-        let len = u16::try_from(payload_len.saturating_add(8)).unwrap_or(u16::MAX);
-        let [a, b] = source.port.to_be_bytes();
-        let [c, d] = destination.port.to_be_bytes();
-        let [e, f] = len.to_be_bytes();
-        Self {
-            source: source.address,
-            destination: destination.address,
-            protocol: Protocol::UDP,
-            start: [a, b, c, d, e, f, 0, 0],
-            len,
-        }
-    }
-
-    /// A segment of TCP without options and data.
-    pub fn tcp(source: Endpoint, destination: Endpoint, sequence: u32) -> Self {
-        let [a, b] = source.port.to_be_bytes();
-        let [c, d] = destination.port.to_be_bytes();
-        let [e, f, g, h] = sequence.to_be_bytes();
-        Self {
-            source: source.address,
-            destination: destination.address,
-            protocol: Protocol::TCP,
-            start: [a, b, c, d, e, f, g, h],
-            len: 20,
-        }
-    }
-
-    /// An echo request with `data_len` bytes of data.
-    pub fn echo(source: IpAddr, destination: IpAddr, echo: Echo, data_len: usize) -> Self {
-        let mut start = [0; 8];
-        // Headers of 8 bytes fit.
-        let (protocol, _written) = match source {
-            IpAddr::V4(_) => (Protocol::ICMP, Icmp4::EchoRequest(echo).write(&mut start)),
-            IpAddr::V6(_) => (Protocol::ICMPV6, Icmp6::EchoRequest(echo).write(&mut start)),
-        };
-        Self {
-            source,
-            destination,
-            protocol,
-            start,
-            len: u16::try_from(data_len.saturating_add(8)).unwrap_or(u16::MAX),
-        }
-    }
-}
-
-/// What an error quotes of a packet.
-#[derive(Clone, Copy, Debug)]
-pub struct Quote {
-    bytes: [u8; MAX_QUOTE],
-    len: usize,
-}
-
-impl Deref for Quote {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl ErrorMessage {
-    /// The error in ICMP's words, if it has any for it.
-    pub fn new(source: IpAddr, error: SocketError, about: About) -> Option<Self> {
-        message4(error)?;
-        let families = [source, about.source, about.destination].map(Family::from);
-        (families == [families[0]; 3]).then_some(Self {
-            source,
-            error,
-            about,
-        })
-    }
-
-    /// Composes the frame's headers, and returns the payload that is to follow
-    /// them.
-    pub fn build(
-        &self,
-        ether: &EtherHeader,
-        frame: &mut HeaderBuf,
-    ) -> Result<(VnetHeader, Quote), WireError> {
-        let Self {
-            source,
-            error,
-            about,
-        } = *self;
-        let mixed = WireError::Invalid {
-            header: "ICMP",
-            field: "error",
-            value: 0,
-        };
-        let ip = IpHeader::new(about.source, about.destination, about.protocol).ok_or(mixed)?;
-        let mut quote = Quote {
-            bytes: [0; MAX_QUOTE],
-            len: 0,
-        };
-        let ip = ip.with_payload(about.protocol, about.len);
-        let header = ip.write(&mut quote.bytes)?;
-        quote.len = header + about.start.len();
-        quote.bytes[header..quote.len].copy_from_slice(&about.start);
-        let payload: &[u8] = &quote;
-        let vnet = match (source, about.source) {
-            (IpAddr::V4(source), IpAddr::V4(to)) => {
-                let ip = Ip4Header::new(source, to, Protocol::ICMP);
-                let message = message4(error).ok_or(mixed)?;
-                frame.icmp4(ether, &ip, &message, &payload)?
-            }
-            (IpAddr::V6(source), IpAddr::V6(to)) => {
-                let ip = Ip6Header::new(source, to, Protocol::ICMPV6);
-                let message = message6(error).ok_or(mixed)?;
-                frame.icmp6(ether, &ip, &message, &payload)?
-            }
-            _ => return Err(mixed),
-        };
-        Ok((vnet, quote))
-    }
-}
-
-/// An error in the words of ICMP (RFC 792, RFC 1122, 3.2.2.1).
-fn message4(error: SocketError) -> Option<Icmp4> {
-    let (code, mtu) = match error {
-        SocketError::Refused => (unreachable4::PORT, 0),
-        SocketError::HostUnreachable | SocketError::TimedOut => (unreachable4::HOST, 0),
-        SocketError::NetUnreachable => (unreachable4::NETWORK, 0),
-        SocketError::ProtocolUnreachable => (unreachable4::PROTOCOL, 0),
-        SocketError::Prohibited => (unreachable4::PROHIBITED, 0),
-        SocketError::TooBig(mtu) => {
-            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-            (unreachable4::FRAGMENTATION_NEEDED, mtu)
-        }
-        SocketError::TimeExceeded => return Some(Icmp4::TimeExceeded { code: 0 }),
-        _ => return None,
-    };
-    Some(Icmp4::Unreachable { code, mtu })
-}
-
-/// An error in the words of ICMPv6 (RFC 4443, 3).
-fn message6(error: SocketError) -> Option<Icmp6> {
-    let code = match error {
-        SocketError::Refused => unreachable6::PORT,
-        SocketError::HostUnreachable | SocketError::TimedOut => unreachable6::ADDRESS,
-        SocketError::NetUnreachable => unreachable6::NO_ROUTE,
-        SocketError::Prohibited => unreachable6::PROHIBITED,
-        // An unrecognised next header, where the quoted header names it.
-        SocketError::ProtocolUnreachable => {
-            return Some(Icmp6::ParameterProblem {
-                code: 1,
-                pointer: 6,
-            });
-        }
-        SocketError::TooBig(mtu) => return Some(Icmp6::TooBig { mtu }),
-        SocketError::TimeExceeded => return Some(Icmp6::TimeExceeded { code: 0 }),
-        _ => return None,
-    };
-    Some(Icmp6::Unreachable { code })
-}
 
 /// An echo request of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +32,8 @@ pub struct EchoRequest {
     pub echo: Echo,
     /// The hops that its packet may still take.
     pub hop_limit: u8,
+    /// No router may fragment the packet: so it always is in IPv6.
+    pub dont_fragment: bool,
 }
 
 /// An echo reply for a guest; its data are those that came.
@@ -266,10 +77,12 @@ impl Echoes {
         message: &dyn Payload,
         sockets: &mut impl Sockets,
     ) -> Outcome<EchoReply> {
+        let data_len = message.len().saturating_sub(8);
+        let about = About::echo(request.source, request.destination, request.echo, data_len);
         let outcome = self.try_send(now, guest, request, message, sockets);
-        outcome.unwrap_or_else(|reason| {
-            self.drops.count(reason);
-            Outcome::Dropped(reason)
+        outcome.unwrap_or_else(|refusal| {
+            self.drops.count(refusal.reason);
+            refusal.outcome(&self.reach, about)
         })
     }
 
@@ -280,23 +93,23 @@ impl Echoes {
         request: &EchoRequest,
         message: &dyn Payload,
         sockets: &mut impl Sockets,
-    ) -> Result<Outcome<EchoReply>, DropReason> {
+    ) -> Result<Outcome<EchoReply>, Refusal> {
         let EchoRequest {
             source,
             destination,
             echo,
             ..
         } = *request;
+        if !self.reach.is_guest(source) {
+            return Err(DropReason::MartianSource.into());
+        }
+        let hop_limit = hop_limit(request.hop_limit).ok_or(DropReason::HopLimit)?;
         let to = self.reach.outward(destination);
-        let to = Endpoint::new(to.ok_or(DropReason::Unreachable)?, 0);
-        let about = About::echo(source, destination, echo, message.len().saturating_sub(8));
-        let Some(hop_limit) = hop_limit(request.hop_limit) else {
-            self.drops.count(DropReason::HopLimit);
-            return Ok(self.error_outcome(SocketError::TimeExceeded, about, DropReason::HopLimit));
-        };
+        let to = Endpoint::new(to.ok_or(DropReason::Destination)?, 0);
         let options = SendOptions {
             segment: None,
             hop_limit,
+            dont_fragment: request.dont_fragment,
         };
         let kind = SocketKind::Echo(Family::from(source));
         let inner = Endpoint::new(source, echo.identifier);
@@ -304,17 +117,8 @@ impl Echoes {
         match sockets.send_to(socket, to, message, options) {
             Ok(()) => Ok(Outcome::Sent),
             Err(SocketError::WouldBlock) => Ok(Outcome::Blocked(socket)),
-            Err(error) => {
-                self.drops.count(DropReason::NotSent);
-                Ok(self.error_outcome(error, about, DropReason::NotSent))
-            }
+            Err(error) => Err(Refusal::not_sent(error)),
         }
-    }
-
-    fn error_outcome<T>(&self, error: SocketError, about: About, or: DropReason) -> Outcome<T> {
-        let gateway = self.reach.gateway(about.source);
-        let message = gateway.and_then(|gateway| ErrorMessage::new(gateway, error, about));
-        message.map_or(Outcome::Dropped(or), Outcome::Error)
     }
 
     /// Takes the echo reply that a socket received, from its ICMP header on.

@@ -16,4 +16,7 @@ pub mod tcp;
 pub mod udp;
 pub mod wheel;
 
+#[cfg(test)]
+mod testing;
+
 pub use bindings::Outcome;

@@ -45,6 +45,11 @@ impl Reach {
         (is_global_unicast(source) && !self.is_gateway(source)).then_some(source)
     }
 
+    /// Whether a guest may have the address that it sends from.
+    pub fn is_guest(&self, source: IpAddr) -> bool {
+        is_global_unicast(source) && !self.is_gateway(source)
+    }
+
     /// As whom one who reports an error about a guest's packet is shown to the
     /// guest at `to`: the gateway if it isn't known.
     pub fn reporter(&self, reporter: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {

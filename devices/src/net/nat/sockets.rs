@@ -99,6 +99,10 @@ pub struct SendOptions {
     pub segment: Option<NonZeroU16>,
     /// The hops the packet may take, if not the host's default.
     pub hop_limit: Option<u8>,
+    /// Nobody may fragment the packet: one that is too long for its way is
+    /// [`SocketError::TooBig`] (IP_PMTUDISC_DO, ip(7)). Without it, the host
+    /// fragments it (IP_PMTUDISC_DONT).
+    pub dont_fragment: bool,
 }
 
 /// The most datagrams that one call sends: UDP_MAX_SEGMENTS up to Linux 6.8.

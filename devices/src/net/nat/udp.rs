@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::bindings::{Bindings, OUTSIDE, Outcome, hop_limit};
+use super::bindings::{Bindings, OUTSIDE, Outcome, Refusal, hop_limit};
 use super::drops::{DropReason, Drops};
 use super::flows::{Endpoint, Guest, Limits};
 use super::icmp::{About, ErrorMessage};
@@ -15,6 +15,7 @@ use super::sockets::{
 };
 use crate::net::payload::{Part, Payload};
 use crate::net::time::Time;
+use crate::net::wire::icmp::{Quoted, QuotedTransport};
 
 /// How long a mapping lives after the last datagram that a guest sent by it
 /// (RFC 4787, REQ-5).
@@ -41,6 +42,8 @@ pub struct Datagram {
     pub destination: Endpoint,
     /// The hops that its packet may still take.
     pub hop_limit: u8,
+    /// No router may fragment the packet: so it always is in IPv6.
+    pub dont_fragment: bool,
     /// The payload is that of several datagrams of this length, the last one
     /// perhaps shorter.
     pub segment: Option<NonZeroU16>,
@@ -91,10 +94,15 @@ impl Udp {
         payload: &dyn Payload,
         sockets: &mut impl Sockets,
     ) -> Outcome<Delivery> {
+        let len = datagram
+            .segment
+            .map_or(usize::MAX, |size| size.get().into());
+        let len = len.min(payload.len());
+        let about = About::udp(datagram.source, datagram.destination, len);
         let outcome = self.try_send(now, guest, datagram, payload, sockets);
-        outcome.unwrap_or_else(|reason| {
-            self.drops.count(reason);
-            Outcome::Dropped(reason)
+        outcome.unwrap_or_else(|refusal| {
+            self.drops.count(refusal.reason);
+            refusal.outcome(&self.reach, about)
         })
     }
 
@@ -105,17 +113,16 @@ impl Udp {
         datagram: &Datagram,
         payload: &dyn Payload,
         sockets: &mut impl Sockets,
-    ) -> Result<Outcome<Delivery>, DropReason> {
+    ) -> Result<Outcome<Delivery>, Refusal> {
         let Datagram {
             source: inner,
             destination,
             ..
         } = *datagram;
-        let about = |len| About::udp(inner, destination, len);
-        let Some(hop_limit) = hop_limit(datagram.hop_limit) else {
-            let about = about(payload.len());
-            return Ok(self.refuse(SocketError::TimeExceeded, about, DropReason::HopLimit));
-        };
+        if !self.reach.is_guest(inner.address) {
+            return Err(DropReason::MartianSource.into());
+        }
+        let hop_limit = hop_limit(datagram.hop_limit).ok_or(DropReason::HopLimit)?;
         let kind = SocketKind::Udp(Family::from(inner.address));
         let route = self.bindings.route(now, kind, inner, destination);
         let (socket, to) = match route {
@@ -123,18 +130,7 @@ impl Udp {
                 self.bindings.touch(now, kind, inner);
                 route
             }
-            None => {
-                let address = self.reach.outward(destination.address);
-                let address = address.filter(|_| destination.port != 0);
-                let address = address.ok_or(DropReason::Unreachable)?;
-                let to = Endpoint::new(address, destination.port);
-                let socket = self.bindings.outbound(now, guest, kind, inner, sockets)?;
-                if self.filtering == Filtering::AddressAndPortDependent {
-                    let flow = (kind, inner, destination);
-                    self.bindings.set_route(now, guest, flow, (socket, to))?;
-                }
-                (socket, to)
-            }
+            None => self.direct(now, guest, datagram, sockets)?,
         };
         if let Some(target) = self.hairpin(destination) {
             let sender = self.bindings.inside(socket).ok_or(DropReason::NoFlow)?;
@@ -145,15 +141,42 @@ impl Udp {
         let options = SendOptions {
             segment: datagram.segment,
             hop_limit,
+            dont_fragment: datagram.dont_fragment,
         };
         match send(socket, to, payload, options, sockets) {
-            Ok(()) => Ok(Outcome::Sent),
-            Err(SocketError::WouldBlock) => Ok(Outcome::Blocked(socket)),
-            Err(error) => {
-                let len = datagram.segment.map_or(payload.len(), |s| s.get().into());
-                Ok(self.refuse(error, about(len), DropReason::NotSent))
+            Ok(rest) => {
+                self.drops.add(DropReason::NotSent, rest);
+                Ok(Outcome::Sent)
             }
+            Err(SocketError::WouldBlock) => Ok(Outcome::Blocked(socket)),
+            Err(error) => Err(Refusal::not_sent(error)),
         }
+    }
+
+    /// The socket and the real outer endpoint of what leaves through the inner
+    /// endpoint's own mapping.
+    fn direct(
+        &mut self,
+        now: Time,
+        guest: Guest,
+        datagram: &Datagram,
+        sockets: &mut impl Sockets,
+    ) -> Result<(SocketId, Endpoint), DropReason> {
+        let Datagram {
+            source: inner,
+            destination,
+            ..
+        } = *datagram;
+        let address = self.reach.outward(destination.address);
+        let address = address.filter(|_| destination.port != 0);
+        let to = Endpoint::new(address.ok_or(DropReason::Destination)?, destination.port);
+        let kind = SocketKind::Udp(Family::from(inner.address));
+        let socket = self.bindings.outbound(now, guest, kind, inner, sockets)?;
+        if self.filtering == Filtering::AddressAndPortDependent {
+            let flow = (kind, inner, destination);
+            self.bindings.set_route(now, guest, flow, (socket, to))?;
+        }
+        Ok((socket, to))
     }
 
     /// The socket of a guest that is reached at this endpoint of the host
@@ -161,13 +184,6 @@ impl Udp {
     fn hairpin(&self, destination: Endpoint) -> Option<SocketId> {
         let host = self.reach.is_host(destination.address);
         host.then(|| self.bindings.at(destination)).flatten()
-    }
-
-    fn refuse<D>(&mut self, error: SocketError, about: About, reason: DropReason) -> Outcome<D> {
-        self.drops.count(reason);
-        let gateway = self.reach.gateway(about.source);
-        let message = gateway.and_then(|gateway| ErrorMessage::new(gateway, error, about));
-        message.map_or(Outcome::Dropped(reason), Outcome::Error)
     }
 
     /// Takes the datagram that a socket received; `segment` says that it is
@@ -247,6 +263,30 @@ impl Udp {
         ErrorMessage::new(self.reach.reporter(reporter, inner.address)?, error, about)
     }
 
+    /// The error for a guest about a datagram that it sent to another by an
+    /// outer address, when that one reports an error about what it received
+    /// (RFC 5508, REQ-7).
+    pub fn hairpin_error(&self, quoted: &Quoted, error: SocketError) -> Option<ErrorMessage> {
+        let QuotedTransport::Ports {
+            source,
+            destination,
+            next,
+        } = quoted.transport
+        else {
+            return None;
+        };
+        let sender = Endpoint::new(quoted.ip.source(), source);
+        let receiver = Endpoint::new(quoted.ip.destination(), destination);
+        let kind = SocketKind::Udp(Family::from(receiver.address));
+        let outer = self.bindings.leads_out(kind, receiver, sender)?;
+        let outer = Endpoint::new(sender.address, self.bindings.inside(outer)?.port);
+        let inner = self.bindings.inner(self.hairpin(sender)?)?;
+        let [a, b, ..] = next.to_be_bytes();
+        let len = u16::from_be_bytes([a, b]).saturating_sub(8);
+        let about = About::udp(inner, outer, len.into());
+        ErrorMessage::new(outer.address, error, about)
+    }
+
     /// Lets datagrams to an outer address and port, 0 for any, reach an inner
     /// one, until [`Udp::unmap`]. Returns the socket and its port.
     pub fn map(
@@ -295,21 +335,22 @@ impl Udp {
     }
 }
 
-/// Sends a payload, in as few calls as the host lets do.
+/// Sends a payload, in as few calls as the host lets do. Returns how many
+/// datagrams at its end weren't sent.
 fn send(
     socket: SocketId,
     to: Endpoint,
     payload: &dyn Payload,
     options: SendOptions,
     sockets: &mut impl Sockets,
-) -> Result<(), SocketError> {
+) -> Result<usize, SocketError> {
     let one = SendOptions {
         segment: None,
         ..options
     };
     let size = match options.segment {
         Some(size) if payload.len() > usize::from(size.get()) => usize::from(size.get()),
-        _ => return sockets.send_to(socket, to, payload, one),
+        _ => return sockets.send_to(socket, to, payload, one).map(|()| 0),
     };
     let mut sent = 0;
     let (mut step, mut options) = (size * MAX_SEGMENTS, options);
@@ -324,11 +365,13 @@ fn send(
             }
             // What was sent isn't to be sent again: the rest is lost, as on
             // any full link.
-            Err(SocketError::WouldBlock) if sent > 0 => return Ok(()),
+            Err(SocketError::WouldBlock) if sent > 0 => {
+                return Ok((payload.len() - sent).div_ceil(size));
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(test)]

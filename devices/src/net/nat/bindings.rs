@@ -513,3 +513,21 @@ impl From<FlowError> for DropReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::nat::flows::hash_cost;
+
+    /// An idle flow may take 1 KiB in all, and the host's table of sockets has
+    /// its part in that.
+    #[test]
+    fn an_idle_mapping_is_small() {
+        let table = FlowTable::<Flow>::COST;
+        let timer = Wheel::<FlowId>::COST;
+        let owner = 2 * size_of::<Option<Owner>>();
+        let outer = hash_cost(size_of::<(Endpoint, SocketId)>());
+        let all = table + timer + owner + outer;
+        assert!(all <= 400, "{table} + {timer} + {owner} + {outer} = {all}");
+    }
+}

@@ -140,6 +140,10 @@ pub struct FlowTable<T> {
 }
 
 impl<T> FlowTable<T> {
+    /// The bytes that a flow takes at most.
+    #[cfg(test)]
+    pub(super) const COST: usize = Slab::<Flow<T>>::COST + hash_cost(size_of::<u32>());
+
     /// An empty table whose hash has the keys of `hasher`.
     pub fn new(limits: Limits, hasher: RandomState) -> Self {
         Self {
@@ -265,6 +269,14 @@ impl<T> FlowTable<T> {
         let its = flows.filter(move |(_, flow)| flow.guest == guest);
         its.map(|(handle, _)| FlowId(handle))
     }
+}
+
+/// The bytes that an entry of a hash table takes at most, if it is so long: it
+/// has a byte of metadata, and right after the table grew, 7 of 16 places are
+/// taken.
+#[cfg(test)]
+pub(super) const fn hash_cost(entry: usize) -> usize {
+    ((entry + 1) * 16).div_ceil(7)
 }
 
 #[cfg(test)]

@@ -11,16 +11,18 @@ pub(super) struct Handle {
     generation: u32,
 }
 
+/// One enum over both words, so that its tag and the generation share one.
 #[derive(Debug)]
-struct Slot<T> {
-    generation: u32,
-    content: Content<T>,
-}
-
-#[derive(Debug)]
-enum Content<T> {
-    Used(T),
-    Free { next: u32 },
+enum Slot<T> {
+    Used {
+        generation: u32,
+        value: T,
+    },
+    /// The generation is the next value's.
+    Free {
+        generation: u32,
+        next: u32,
+    },
 }
 
 /// Values in a vector that reuses its slots. It never shrinks.
@@ -32,6 +34,10 @@ pub(super) struct Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// The bytes that a value takes at most, right after the vector grew.
+    #[cfg(test)]
+    pub(super) const COST: usize = 2 * size_of::<Slot<T>>();
+
     pub(super) fn new() -> Self {
         Self {
             slots: Vec::new(),
@@ -47,21 +53,18 @@ impl<T> Slab<T> {
     /// Puts a value in, unless there are 2³² - 1 of them.
     pub(super) fn insert(&mut self, value: T) -> Option<Handle> {
         let index = if self.free == NONE {
-            let index = u32::try_from(self.slots.len())
-                .ok()
-                .filter(|&index| index != NONE)?;
-            self.slots.push(Slot {
-                generation: 0,
-                content: Content::Used(value),
-            });
+            let index = u32::try_from(self.slots.len()).ok();
+            let index = index.filter(|&index| index != NONE)?;
+            let generation = 0;
+            self.slots.push(Slot::Used { generation, value });
             index
         } else {
             let index = self.free;
             let slot = &mut self.slots[index as usize];
-            if let Content::Free { next } = slot.content {
+            if let Slot::Free { generation, next } = *slot {
                 self.free = next;
+                *slot = Slot::Used { generation, value };
             }
-            slot.content = Content::Used(value);
             index
         };
         self.len += 1;
@@ -70,69 +73,64 @@ impl<T> Slab<T> {
 
     pub(super) fn remove(&mut self, handle: Handle) -> Option<T> {
         self.get(handle)?;
+        let free = Slot::Free {
+            generation: handle.generation.wrapping_add(1),
+            next: self.free,
+        };
         let slot = &mut self.slots[handle.index as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        let free = Content::Free { next: self.free };
-        match std::mem::replace(&mut slot.content, free) {
-            Content::Used(value) => {
+        match std::mem::replace(slot, free) {
+            Slot::Used { value, .. } => {
                 self.free = handle.index;
                 self.len -= 1;
                 Some(value)
             }
-            Content::Free { .. } => None,
+            Slot::Free { .. } => None,
         }
     }
 
     pub(super) fn get(&self, handle: Handle) -> Option<&T> {
         match self.slots.get(handle.index as usize)? {
-            Slot {
-                generation,
-                content: Content::Used(value),
-            } if *generation == handle.generation => Some(value),
+            Slot::Used { generation, value } if *generation == handle.generation => Some(value),
             _ => None,
         }
     }
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
         match self.slots.get_mut(handle.index as usize)? {
-            Slot {
-                generation,
-                content: Content::Used(value),
-            } if *generation == handle.generation => Some(value),
+            Slot::Used { generation, value } if *generation == handle.generation => Some(value),
             _ => None,
         }
     }
 
     /// The value in a slot, whatever its generation.
     pub(super) fn at(&self, index: u32) -> Option<&T> {
-        match &self.slots.get(index as usize)?.content {
-            Content::Used(value) => Some(value),
-            Content::Free { .. } => None,
+        match self.slots.get(index as usize)? {
+            Slot::Used { value, .. } => Some(value),
+            Slot::Free { .. } => None,
         }
     }
 
     /// The value in a slot, whatever its generation.
     pub(super) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        match &mut self.slots.get_mut(index as usize)?.content {
-            Content::Used(value) => Some(value),
-            Content::Free { .. } => None,
+        match self.slots.get_mut(index as usize)? {
+            Slot::Used { value, .. } => Some(value),
+            Slot::Free { .. } => None,
         }
     }
 
     /// The handle of the value that is in the slot now.
     pub(super) fn handle(&self, index: u32) -> Handle {
-        Handle {
-            index,
-            generation: self.slots[index as usize].generation,
-        }
+        let (Slot::Used { generation, .. } | Slot::Free { generation, .. }) =
+            self.slots[index as usize];
+        Handle { index, generation }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
         (0..).zip(&self.slots).filter_map(|(index, slot)| {
-            let Content::Used(value) = &slot.content else {
+            let Slot::Used { generation, value } = slot else {
                 return None;
             };
-            let generation = slot.generation;
+            let generation = *generation;
             Some((Handle { index, generation }, value))
         })
     }

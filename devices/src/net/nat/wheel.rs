@@ -40,9 +40,10 @@ struct Level {
 
 /// Timers, each with a `K` that says what it is for.
 ///
-/// A timer goes off at its time or up to a tick later, never before. One that is put off with each packet, like that of an idle flow,
-/// needs no change here: it goes off at its first time, and is then set again
-/// to what is left ([`Wheel::expire`]).
+/// A timer goes off at its time or up to a tick later, never before. One that
+/// is put off with each packet, like that of an idle flow, needs no change
+/// here: it goes off at its first time, and is then set again to what is left
+/// ([`Wheel::expire`]).
 #[derive(Debug)]
 pub struct Wheel<K> {
     timers: Slab<Timer<K>>,
@@ -55,6 +56,10 @@ pub struct Wheel<K> {
 }
 
 impl<K> Wheel<K> {
+    /// The bytes that a timer takes at most.
+    #[cfg(test)]
+    pub(super) const COST: usize = Slab::<Timer<K>>::COST;
+
     /// A wheel without timers, which starts at `now`.
     pub fn new(now: Time) -> Self {
         Self {

@@ -62,7 +62,7 @@ impl Refusal {
 
     /// What becomes of the packet.
     pub(super) fn outcome<D>(self, reach: &Reach, about: About) -> Outcome<D> {
-        let gateway = reach.gateway(about.source).zip(self.error);
+        let gateway = reach.gateway(about.source()).zip(self.error);
         let message = gateway.and_then(|(from, error)| ErrorMessage::new(from, error, about));
         message.map_or(Outcome::Dropped(self.reason), Outcome::Error)
     }

@@ -33,13 +33,11 @@ pub enum DropReason {
     FragmentsFull,
     /// A packet whose fragments didn't all come in time.
     FragmentsLate,
-    /// A packet that was put together from fragments, and is none.
-    Reassembled,
 }
 
 impl DropReason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::MartianSource,
         Self::Destination,
         Self::HopLimit,
@@ -55,7 +53,6 @@ impl DropReason {
         Self::BadFragment,
         Self::FragmentsFull,
         Self::FragmentsLate,
-        Self::Reassembled,
     ];
 
     /// The reason in words joined by underscores, as metrics name it.
@@ -76,7 +73,6 @@ impl DropReason {
             Self::BadFragment => "reassembly_mismatch",
             Self::FragmentsFull => "reassembly_limit",
             Self::FragmentsLate => "reassembly_timeout",
-            Self::Reassembled => "reassembly_malformed",
         }
     }
 }

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 use super::drops::{DropReason, Drops};
@@ -382,18 +381,6 @@ fn max_payload(header: &IpHeader) -> usize {
         IpHeader::V4(_) => 65535 - 20,
         IpHeader::V6(_) => 65535,
     }
-}
-
-/// Where to cut a payload of `len` bytes that is too long for a link: the
-/// range of each fragment and whether more follow, if `room` bytes behind the
-/// IP headers are left in each. No room for 8 bytes makes no fragments.
-pub fn split(len: usize, room: usize) -> impl Iterator<Item = (Range<usize>, bool)> {
-    let step = room / 8 * 8;
-    let starts = (0..if step == 0 { 0 } else { len }).step_by(step.max(1));
-    starts.map(move |start| {
-        let end = len.min(start + step);
-        (start..end, end < len)
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod bindings;
 pub mod drops;
 pub mod flows;
+pub mod fragment;
 pub mod fragments;
 pub mod icmp;
 pub mod mappings;

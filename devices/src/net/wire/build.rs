@@ -143,15 +143,21 @@ impl HeaderBuf {
         Ok(self.set_vnet(VnetHeader::default()))
     }
 
-    /// Composes the headers up to IP's, before a payload of `ip`'s protocol
-    /// that has its checksum already: a fragment, say.
-    pub fn ip(
+    /// Composes the headers of a piece of a packet: those up to IP's, and the
+    /// `start` of what `ip` carries, with its checksum, before `payload_len`
+    /// bytes more.
+    pub fn fragment(
         &mut self,
         ether: &EtherHeader,
         ip: &IpHeader,
+        start: &[u8],
         payload_len: usize,
     ) -> Result<VnetHeader, WireError> {
-        self.start(ether, ip, ip.protocol(), payload_len)?;
+        let at = self.start(ether, ip, ip.protocol(), start.len() + payload_len)?;
+        let room = self.bytes.get_mut(at..at + start.len());
+        room.ok_or(WireError::NoRoom("fragmented"))?
+            .copy_from_slice(start);
+        self.len += start.len();
         Ok(self.set_vnet(VnetHeader::default()))
     }
 

@@ -1,7 +1,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use proptest::sample::Index;
 
 use super::*;
 
@@ -243,44 +242,7 @@ fn tiny_fragments_are_bounded() {
     assert_eq!(fragments.bytes(), PACKET_COST);
 }
 
-#[test]
-fn no_room_makes_no_fragments() {
-    assert_eq!(split(100, 7).count(), 0);
-    assert_eq!(split(0, 100).count(), 0);
-    let parts: Vec<_> = split(20, 15).collect();
-    assert_eq!(parts, [(0..8, true), (8..16, true), (16..20, false)]);
-}
-
 proptest! {
-    #[test]
-    fn what_is_split_comes_together(
-        len in 9001usize..60_000,
-        room in 600usize..9000,
-        shuffle in prop::collection::vec((any::<Index>(), any::<Index>()), 0..100),
-        again in prop::collection::vec(any::<Index>(), 0..20),
-    ) {
-        let mut parts: Vec<_> = split(len, room).collect();
-        for (a, b) in shuffle {
-            let (a, b) = (a.index(parts.len()), b.index(parts.len()));
-            parts.swap(a, b);
-        }
-        let last = parts.pop().unwrap();
-        for index in again {
-            if !parts.is_empty() {
-                parts.push(parts[index.index(parts.len())].clone());
-            }
-        }
-        let mut fragments = Fragments::new(LIMITS);
-        for (range, more) in parts {
-            let header = four(1, range.start.try_into().unwrap(), more);
-            prop_assert_eq!(take(&mut fragments, &header, range.len()), Ok(None));
-        }
-        let header = four(1, last.0.start.try_into().unwrap(), last.1);
-        let whole = take(&mut fragments, &header, last.0.len()).unwrap();
-        prop_assert_eq!(whole.unwrap().payload, content(len));
-        prop_assert_eq!(fragments.bytes(), 0);
-    }
-
     #[test]
     fn memory_is_what_is_counted(
         arrivals in prop::collection::vec(

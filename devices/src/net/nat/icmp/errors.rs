@@ -12,6 +12,14 @@ use crate::net::wire::icmp::{Echo, Icmp4, Icmp6, unreachable4, unreachable6};
 use crate::net::wire::ip::{Ip4Header, Ip6Header, IpHeader, Protocol};
 use crate::net::wire::vnet::VnetHeader;
 
+/// The addresses aren't all of one family, or ICMP has no words for the error:
+/// [`ErrorMessage::new`] makes no such message.
+const MIXED: WireError = WireError::Invalid {
+    header: "ICMP",
+    field: "error",
+    value: 0,
+};
+
 /// The longest quotation: an IPv6 header and 8 bytes.
 const MAX_QUOTE: usize = 40 + 8;
 
@@ -34,16 +42,19 @@ pub struct ErrorMessage {
 /// bytes behind its IP header, which name the flow (RFC 792).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
-    /// The guest's address.
-    pub source: IpAddr,
-    /// Where the guest sent it.
-    pub destination: IpAddr,
+    source: IpAddr,
+    destination: IpAddr,
     protocol: Protocol,
     start: [u8; 8],
     len: u16,
 }
 
 impl About {
+    /// The address of the guest that sent it.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
     /// A datagram of UDP.
     pub fn udp(source: Endpoint, destination: Endpoint, payload_len: usize) -> Self {
         let len = u16::try_from(payload_len.saturating_add(8)).unwrap_or(u16::MAX);
@@ -123,24 +134,10 @@ impl ErrorMessage {
         })
     }
 
-    /// Composes the frame's headers, and returns the payload that is to follow
-    /// them.
-    pub fn build(
-        &self,
-        ether: &EtherHeader,
-        frame: &mut HeaderBuf,
-    ) -> Result<(VnetHeader, Quote), WireError> {
-        let Self {
-            source,
-            error,
-            about,
-        } = *self;
-        let mixed = WireError::Invalid {
-            header: "ICMP",
-            field: "error",
-            value: 0,
-        };
-        let ip = IpHeader::new(about.source, about.destination, about.protocol).ok_or(mixed)?;
+    /// What follows the frame's headers.
+    pub fn quote(&self) -> Result<Quote, WireError> {
+        let about = self.about;
+        let ip = IpHeader::new(about.source, about.destination, about.protocol).ok_or(MIXED)?;
         let mut quote = Quote {
             bytes: [0; MAX_QUOTE],
             len: 0,
@@ -149,21 +146,30 @@ impl ErrorMessage {
         let header = ip.write(&mut quote.bytes)?;
         quote.len = header + about.start.len();
         quote.bytes[header..quote.len].copy_from_slice(&about.start);
-        let payload: &[u8] = &quote;
-        let vnet = match (source, about.source) {
+        Ok(quote)
+    }
+
+    /// Composes the frame's headers, before its quote.
+    pub fn compose(
+        &self,
+        ether: &EtherHeader,
+        headers: &mut HeaderBuf,
+        quote: &Quote,
+    ) -> Result<VnetHeader, WireError> {
+        let quote: &[u8] = quote;
+        match (self.source, self.about.source) {
             (IpAddr::V4(source), IpAddr::V4(to)) => {
                 let ip = Ip4Header::new(source, to, Protocol::ICMP);
-                let message = message4(error).ok_or(mixed)?;
-                frame.icmp4(ether, &ip, &message, &payload)?
+                let message = message4(self.error).ok_or(MIXED)?;
+                headers.icmp4(ether, &ip, &message, &quote)
             }
             (IpAddr::V6(source), IpAddr::V6(to)) => {
                 let ip = Ip6Header::new(source, to, Protocol::ICMPV6);
-                let message = message6(error).ok_or(mixed)?;
-                frame.icmp6(ether, &ip, &message, &payload)?
+                let message = message6(self.error).ok_or(MIXED)?;
+                headers.icmp6(ether, &ip, &message, &quote)
             }
-            _ => return Err(mixed),
-        };
-        Ok((vnet, quote))
+            _ => Err(MIXED),
+        }
     }
 }
 

@@ -37,7 +37,8 @@ fn addresses() -> impl Iterator<Item = [IpAddr; 3]> {
 /// The frame that an error makes, parsed, with all checksums verified.
 fn frame(message: &ErrorMessage) -> (Packet, Quoted, Quote) {
     let mut headers = HeaderBuf::default();
-    let (vnet, quote) = message.build(&ETHER, &mut headers).unwrap();
+    let quote = message.quote().unwrap();
+    let vnet = message.compose(&ETHER, &mut headers, &quote).unwrap();
     let frame = [headers.frame(), &quote].concat();
     assert_eq!(headers.with_vnet()[..FRAME_HEADER], vnet.bytes());
     let packet = Packet::parse(vnet, &frame, frame.len()).unwrap();
@@ -130,7 +131,8 @@ fn errors_have_the_numbers_of_the_standards() {
             let about = About::udp(Endpoint::new(guest, 1), Endpoint::new(peer, 2), 0);
             let message = ErrorMessage::new(reporter, error, about).unwrap();
             let mut headers = HeaderBuf::default();
-            message.build(&ETHER, &mut headers).unwrap();
+            let quote = message.quote().unwrap();
+            message.compose(&ETHER, &mut headers, &quote).unwrap();
             let frame = headers.frame();
             let icmp = &frame[frame.len() - 8..];
             assert_eq!((icmp[0], icmp[1]), expected, "{error}");

@@ -1,8 +1,6 @@
 //! Static mappings, and errors between guests.
 
 use super::*;
-use crate::net::wire::build::HeaderBuf;
-use crate::net::wire::ether::EtherHeader;
 use crate::net::wire::icmp::Quoted;
 
 const SERVER: &str = "192.168.100.10:53";
@@ -185,9 +183,7 @@ fn errors_of_one_guest_reach_the_other() {
     let quoting = |source: Endpoint, destination: Endpoint| {
         let about = About::udp(source, destination, 5);
         let told = ErrorMessage::new(destination.address, SocketError::Refused, about).unwrap();
-        let mut headers = HeaderBuf::default();
-        let (_, quote) = told.build(&EtherHeader::default(), &mut headers).unwrap();
-        Quoted::parse(&quote).unwrap()
+        Quoted::parse(&told.quote().unwrap()).unwrap()
     };
     let quoted = quoting(delivered.source, delivered.destination);
     let expected = ErrorMessage {

@@ -32,7 +32,8 @@ pub struct EchoRequest {
     pub echo: Echo,
     /// The hops that its packet may still take.
     pub hop_limit: u8,
-    /// No router may fragment the packet: so it always is in IPv6.
+    /// No router may fragment the packet. So it is in IPv6, unless the guest
+    /// itself sent it in fragments.
     pub dont_fragment: bool,
 }
 

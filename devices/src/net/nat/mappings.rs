@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::flows::Endpoint;
+use super::reach::is_global_unicast;
 
 /// The most outer ports of all mappings together: each takes a socket.
 pub const MAX_PORTS: usize = 4096;
@@ -65,6 +66,16 @@ pub enum MappingError {
     /// No guest can have the inner address.
     #[error("{0} leads to {address}, which no guest can have", address = .0.inner.address)]
     NotAGuest(Mapping),
+    /// The host isn't reached at the outer address.
+    #[error(
+        "{0} listens at {address}, where no host is reached: use an address of this host, or \
+         0.0.0.0 or [::] for all",
+        address = .0.outer.address
+    )]
+    NotAHost(Mapping),
+    /// The text names no mapping.
+    #[error("{0:?} names no mapping: write PROTOCOL:ADDRESS:PORT, like tcp:0.0.0.0:2222")]
+    Name(String),
     /// An outer port is in use by another mapping.
     #[error("{new} conflicts with {existing}: remove that first, or use another port")]
     Conflict {
@@ -115,6 +126,14 @@ impl Mapping {
         self
     }
 
+    /// What no other mapping is called.
+    pub fn name(&self) -> MappingName {
+        MappingName {
+            transport: self.transport,
+            outer: self.outer,
+        }
+    }
+
     fn conflicts_with(&self, other: &Self) -> bool {
         let (a, b) = (self.outer.address, other.outer.address);
         self.transport == other.transport
@@ -130,16 +149,16 @@ impl Mapping {
         if self.inner.port.checked_add(self.more).is_none() {
             return Err(MappingError::InnerRange(self));
         }
-        let inner = self.inner.address;
-        if inner.is_ipv4() != self.outer.address.is_ipv4() {
+        let (outer, inner) = (self.outer.address, self.inner.address);
+        if inner.is_ipv4() != outer.is_ipv4() {
             return Err(MappingError::Families(self));
         }
-        if inner.is_unspecified()
-            || inner.is_loopback()
-            || inner.is_multicast()
-            || inner == Ipv4Addr::BROADCAST
-        {
+        if !is_global_unicast(inner) {
             return Err(MappingError::NotAGuest(self));
+        }
+        // Linux would bind a socket of UDP to groups, too.
+        if !(is_global_unicast(outer) || outer.is_unspecified() || outer.is_loopback()) {
+            return Err(MappingError::NotAHost(self));
         }
         Ok(self)
     }
@@ -155,16 +174,47 @@ impl fmt::Display for Mapping {
     }
 }
 
+/// What a mapping is called: its protocol, outer address and first outer port,
+/// which no other has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MappingName {
+    /// The protocol.
+    pub transport: Transport,
+    /// The outer address and the first outer port, which has been chosen.
+    pub outer: Endpoint,
+}
+
+impl fmt::Display for MappingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport, self.outer)
+    }
+}
+
+impl FromStr for MappingName {
+    type Err = MappingError;
+
+    fn from_str(text: &str) -> Result<Self, MappingError> {
+        let form = || MappingError::Name(text.to_owned());
+        let (protocol, rest) = text.split_once(':').ok_or_else(form)?;
+        let transport = parse_transport(protocol)?;
+        let (address, port) = split_address(rest).ok_or_else(form)?;
+        match parse_port(port) {
+            Ok(0) | Err(_) => Err(form()),
+            Ok(port) => Ok(Self {
+                transport,
+                outer: Endpoint::new(parse_address(address)?, port),
+            }),
+        }
+    }
+}
+
 impl FromStr for Mapping {
     type Err = MappingError;
 
     fn from_str(text: &str) -> Result<Self, MappingError> {
         let form = || MappingError::Form(text.to_owned());
         let (protocol, rest) = text.split_once(':').ok_or_else(form)?;
-        let transport = [Transport::Tcp, Transport::Udp]
-            .into_iter()
-            .find(|transport| transport.name() == protocol)
-            .ok_or_else(|| MappingError::Protocol(protocol.to_owned()))?;
+        let transport = parse_transport(protocol)?;
         let (outer, rest) = split_address(rest).ok_or_else(form)?;
         let (ports, rest) = rest.split_once(':').ok_or_else(form)?;
         let (inner, inner_port) = split_address(rest).ok_or_else(form)?;
@@ -189,6 +239,12 @@ impl FromStr for Mapping {
         };
         mapping.check()
     }
+}
+
+fn parse_transport(text: &str) -> Result<Transport, MappingError> {
+    let mut all = [Transport::Tcp, Transport::Udp].into_iter();
+    let found = all.find(|transport| transport.name() == text);
+    found.ok_or_else(|| MappingError::Protocol(text.to_owned()))
 }
 
 /// Splits after an address and its colon; an IPv6 address has brackets.
@@ -298,6 +354,7 @@ mod tests {
         let inner: Check = |e| matches!(e, MappingError::InnerRange(_));
         let families: Check = |e| matches!(e, MappingError::Families(_));
         let guest: Check = |e| matches!(e, MappingError::NotAGuest(_));
+        let host: Check = |e| matches!(e, MappingError::NotAHost(_));
         for (text, is_it) in [
             ("", form),
             ("tcp", form),
@@ -324,9 +381,16 @@ mod tests {
             ("tcp:0.0.0.0:1:0.0.0.0:1", guest),
             ("tcp:0.0.0.0:1:224.0.0.1:1", guest),
             ("tcp:[::]:1:[ff02::1]:1", guest),
+            ("tcp:[::]:1:[fe80::1]:1", guest),
+            ("tcp:[::]:1:[::ffff:10.0.0.1]:1", guest),
+            ("udp:224.0.0.1:1:10.0.0.1:1", host),
+            ("udp:255.255.255.255:1:10.0.0.1:1", host),
+            ("udp:[fe80::1]:1:[fd00::2]:1", host),
+            ("tcp:\n0.0.0.0:1:10.0.0.1:1", address),
         ] {
             let error = text.parse::<Mapping>().unwrap_err();
             assert!(is_it(&error), "{text}: {error:?}");
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
         }
     }
 
@@ -390,9 +454,43 @@ mod tests {
         let any = mapping("udp:0.0.0.0:0:192.168.100.10:53");
         mappings.add(any.with_outer_port(40_000)).unwrap();
         mappings.check(&any).unwrap();
+        let listed = mappings.iter().next().unwrap();
+        assert_eq!(listed.to_string(), "udp:0.0.0.0:40000:192.168.100.10:53");
         let taken = mapping("udp:0.0.0.0:40000:192.168.100.11:53");
         let error = mappings.check(&taken).unwrap_err();
         assert!(matches!(error, MappingError::Conflict { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_mapping_is_found_by_its_name() {
+        let mut mappings = Mappings::new();
+        for (text, name) in [
+            (
+                "tcp:0.0.0.0:8000-8010:192.168.100.10:80",
+                "tcp:0.0.0.0:8000",
+            ),
+            ("udp:127.0.0.1:53:192.168.100.10:53", "udp:127.0.0.1:53"),
+            ("udp:[::]:53:[fd00::2]:53", "udp:[::]:53"),
+        ] {
+            mappings.add(mapping(text)).unwrap();
+            assert_eq!(mapping(text).name().to_string(), name);
+            let MappingName { transport, outer } = name.parse().unwrap();
+            assert_eq!(mappings.remove(transport, outer), Some(mapping(text)));
+        }
+        for text in [
+            "",
+            "tcp",
+            "tcp:0.0.0.0",
+            "tcp:0.0.0.0:0",
+            "tcp:0.0.0.0:8000-8010",
+            "tcp:0.0.0.0:8000:192.168.100.10:80",
+            "sctp:0.0.0.0:1",
+            "tcp:localhost:1",
+            "udp:[::1:1",
+        ] {
+            let error = text.parse::<MappingName>().unwrap_err();
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        }
     }
 
     #[test]
@@ -408,9 +506,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_judged(text in "(tcp|udp|x)?[:0-9a-f.\\[\\]-]{0,40}") {
-            if let Ok(mapping) = text.parse::<Mapping>() {
-                prop_assert_eq!(mapping.to_string().parse::<Mapping>(), Ok(mapping));
+        fn any_text_is_judged(text in "(tcp|udp|x)?[:0-9a-f.\\[\\]\n-]{0,40}") {
+            match text.parse::<Mapping>() {
+                Ok(mapping) => {
+                    prop_assert_eq!(mapping.to_string().parse::<Mapping>(), Ok(mapping));
+                }
+                Err(error) => prop_assert!(!error.to_string().contains('\n')),
+            }
+            if let Ok(name) = text.parse::<MappingName>() {
+                prop_assert_eq!(name.to_string().parse::<MappingName>(), Ok(name));
             }
         }
     }

@@ -79,7 +79,7 @@ impl Reach {
 
 /// Whether an address is one interface's, and routers may forward to it
 /// (IANA's special-purpose address registries). Private addresses are.
-fn is_global_unicast(address: IpAddr) -> bool {
+pub(super) fn is_global_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             // "This network" (RFC 791, 3.2), and reserved, with broadcast

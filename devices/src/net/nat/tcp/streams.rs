@@ -15,7 +15,8 @@ bitflags! {
     /// epoll(7)); telling it again does no harm.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Readiness: u8 {
-        /// Data or the end of the stream can be read.
+        /// More data can be read than before, or the end of the stream; also
+        /// what came after [`Streams::peek`] found less than it was asked for.
         const READABLE = 1 << 0;
         /// The connection is made, or there is room again after a
         /// [`Streams::send`] that took less than it was given.
@@ -37,7 +38,7 @@ pub enum Progress {
 /// Which local port a connection leaves from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalPort {
-    /// This one if it is free, else any.
+    /// This one, if no other socket has it, else any that none has; any for 0.
     Prefer(u16),
     /// This one, which connections to other peers leave from too.
     Shared(u16),

@@ -1,6 +1,6 @@
 //! How a connection begins (RFC 9293, 3.5).
 
-use super::{Flags, Flow, Inbound, Io, Link, Outbound, State, WINDOW_SCALE};
+use super::{Ending, Flags, Flow, Inbound, Io, Link, Outbound, State, WINDOW_SCALE};
 use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::nat::tcp::congestion::Congestion;
 use crate::net::nat::tcp::rtt::Timeout;
@@ -17,6 +17,31 @@ const DEFAULT_MSS: u16 = 536;
 /// what fits the smallest MTU of IPv4, 68 bytes, with the least headers, and
 /// then some, as in Linux.
 const LEAST_MSS: u16 = 88;
+
+/// What a guest is told of a connection that can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::net::nat::tcp) enum Failure {
+    /// A RST: nobody listens.
+    Refused,
+    /// An error of ICMP.
+    Unreachable,
+    /// Nothing, as if the SYN had been lost: it comes again.
+    Silent,
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Refused | SocketError::Reset => Self::Refused,
+            SocketError::HostUnreachable
+            | SocketError::NetUnreachable
+            | SocketError::ProtocolUnreachable
+            | SocketError::TimeExceeded
+            | SocketError::Prohibited => Self::Unreachable,
+            _ => Self::Silent,
+        }
+    }
+}
 
 impl Flow {
     /// A flow for the guest's `syn`, whose connection is under way. `iss` is
@@ -47,7 +72,8 @@ impl Flow {
         let iss = Seq(iss);
         Self {
             state,
-            flags: Flags::empty(),
+            ending: None,
+            flags: Flags::UNREAD,
             socket: Some(socket),
             link,
             rcv: Inbound {
@@ -104,19 +130,18 @@ impl Flow {
     /// The peer can't be reached: the guest is told in the way it would have
     /// been without a translator (RFC 5382, REQ-9).
     pub(super) fn connect_failed(&mut self, error: SocketError, io: &mut Io<'_>) {
-        match error {
-            SocketError::Refused | SocketError::Reset => self.refuse(io),
-            SocketError::HostUnreachable
-            | SocketError::NetUnreachable
-            | SocketError::ProtocolUnreachable
-            | SocketError::TimeExceeded
-            | SocketError::Prohibited => {
-                io.sink.unreachable(error, self.rcv.next.back(1).0);
+        let ending = match Failure::from(error) {
+            Failure::Refused => {
+                self.refuse(io);
+                Ending::Refused
             }
-            // As if the SYN had been lost: it comes again.
-            _ => {}
-        }
-        self.abandon(io);
+            Failure::Unreachable => {
+                io.sink.unreachable(error, self.rcv.next.back(1).0);
+                Ending::Refused
+            }
+            Failure::Silent => Ending::TimedOut,
+        };
+        self.abandon(ending, io.streams);
     }
 
     /// The RST that a closed port answers a SYN with (RFC 9293, 3.10.7.1).
@@ -134,7 +159,7 @@ impl Flow {
     pub(super) fn segment_while_connecting(&mut self, header: &TcpHeader, io: &mut Io<'_>) {
         if header.flags.contains(TcpFlags::RST) {
             if Seq(header.seq) == self.rcv.next {
-                self.abandon(io);
+                self.abandon(Ending::Reset, io.streams);
             }
         } else if header.flags.contains(TcpFlags::SYN) && !header.flags.contains(TcpFlags::ACK) {
             self.rcv.scale = WINDOW_SCALE;
@@ -153,7 +178,7 @@ impl Flow {
             }
         } else if resets {
             if acks {
-                self.abandon(io);
+                self.abandon(Ending::Refused, io.streams);
             }
         } else if header.flags.contains(TcpFlags::SYN) {
             self.synchronize(header);

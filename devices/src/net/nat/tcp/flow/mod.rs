@@ -14,7 +14,7 @@
 //! Selective acknowledgements and timestamps aren't offered: the path is a
 //! few rings long, and twelve bytes a segment buy nothing on it.
 
-mod handshake;
+pub(super) mod handshake;
 mod receive;
 mod send;
 mod timers;
@@ -116,6 +116,29 @@ pub enum State {
     Closed,
 }
 
+impl State {
+    /// Whether the connection isn't established yet (RFC 5382, 5, calls it
+    /// partially open).
+    pub fn is_embryonic(self) -> bool {
+        matches!(self, Self::Connecting | Self::SynSent | Self::SynReceived)
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both streams ended.
+    Closed,
+    /// It never began: one end refused it, or couldn't be reached.
+    Refused,
+    /// One end reset it, or the socket failed.
+    Reset,
+    /// One end didn't answer in time.
+    TimedOut,
+    /// We gave it up.
+    Dropped,
+}
+
 bitflags! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     struct Flags: u16 {
@@ -141,6 +164,8 @@ bitflags! {
         const KEEPALIVE_DUE = 1 << 9;
         /// The guest has sent data since it was last sent some.
         const GUEST_SPOKE = 1 << 10;
+        /// The socket may have more than was sent.
+        const UNREAD = 1 << 11;
     }
 }
 
@@ -195,6 +220,7 @@ struct Outbound {
 #[derive(Debug)]
 pub struct Flow {
     state: State,
+    ending: Option<Ending>,
     flags: Flags,
     socket: Option<SocketId>,
     link: Link,
@@ -214,9 +240,14 @@ impl Flow {
         self.state == State::Closed
     }
 
-    /// Whether segments of it are parked.
-    pub fn is_parked(&self) -> bool {
-        self.rcv.parked > 0
+    /// How it ended, once it is over.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// How many of its frames are parked.
+    pub fn parked(&self) -> u8 {
+        self.rcv.parked
     }
 
     /// Its socket, as long as it has one.
@@ -257,6 +288,9 @@ impl Flow {
             self.fail(error, io);
             return;
         }
+        if readiness.contains(Readiness::READABLE) {
+            self.flags |= Flags::UNREAD;
+        }
         if readiness.contains(Readiness::WRITABLE) {
             if self.state == State::Connecting {
                 self.connected();
@@ -286,29 +320,44 @@ impl Flow {
     }
 
     /// Ends the connection at once, for the guest and for the peer.
-    pub fn abort(&mut self, io: &mut Io<'_>) {
+    fn abort(&mut self, ending: Ending, io: &mut Io<'_>) {
         match self.state {
             State::Connecting => self.refuse(io),
             State::SynReceived | State::Open => self.reset_guest(io),
             State::SynSent | State::TimeWait | State::Closed => {}
         }
-        self.abandon(io);
+        self.abandon(ending, io.streams);
+    }
+
+    /// Gives the connection up, to make room. The peer's side is reset; a
+    /// guest that goes on is told that there is no connection.
+    pub fn give_up(&mut self, streams: &mut dyn Streams) {
+        let ending = match self.state {
+            State::TimeWait => Ending::Closed,
+            _ => Ending::Dropped,
+        };
+        self.abandon(ending, streams);
     }
 
     /// The connection failed at the socket.
     fn fail(&mut self, error: SocketError, io: &mut Io<'_>) {
         match self.state {
             State::Connecting => self.connect_failed(error, io),
-            _ => self.abort(io),
+            _ => self.abort(Ending::Reset, io),
         }
     }
 
     /// Resets what is left of the peer's side.
-    fn abandon(&mut self, io: &mut Io<'_>) {
+    fn abandon(&mut self, ending: Ending, streams: &mut dyn Streams) {
         if let Some(socket) = self.socket.take() {
-            io.streams.abort(socket);
+            streams.abort(socket);
         }
+        self.end(ending);
+    }
+
+    fn end(&mut self, ending: Ending) {
         self.state = State::Closed;
+        self.ending.get_or_insert(ending);
     }
 
     /// Once both streams have ended, the socket is closed; if our FIN went
@@ -321,11 +370,11 @@ impl Flow {
             io.streams.close(socket);
         }
         self.timers.stop(io.now);
-        self.state = if self.flags.contains(Flags::ACTIVE_CLOSE) {
-            State::TimeWait
+        if self.flags.contains(Flags::ACTIVE_CLOSE) {
+            self.state = State::TimeWait;
         } else {
-            State::Closed
-        };
+            self.end(Ending::Closed);
+        }
     }
 
     /// A RST where the guest expects the next byte (RFC 5961, 3.2). If the

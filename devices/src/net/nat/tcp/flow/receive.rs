@@ -1,6 +1,6 @@
 //! From the guest to the socket (RFC 9293, 3.10.7.4).
 
-use super::{Flags, Flow, Io, State, Verdict};
+use super::{Ending, Flags, Flow, Io, State, Verdict};
 use crate::net::nat::sockets::SocketError;
 use crate::net::nat::tcp::seq::Seq;
 use crate::net::payload::Payload;
@@ -75,11 +75,11 @@ impl Flow {
         let (seq, flags) = (Seq(header.seq), header.flags);
         if flags.contains(TcpFlags::RST) {
             if seq == self.rcv.next {
-                self.abandon(io);
+                self.abandon(Ending::Closed, io.streams);
             }
         } else if flags.contains(TcpFlags::SYN) {
             if !flags.contains(TcpFlags::ACK) && seq.is_after(self.rcv.next.back(1)) {
-                self.abandon(io);
+                self.abandon(Ending::Closed, io.streams);
                 return Verdict::Reopen;
             }
             self.challenge(io.now);
@@ -107,7 +107,7 @@ impl Flow {
     /// (RFC 5961, 3.2); it goes on to the peer.
     fn on_reset(&mut self, seq: Seq, io: &mut Io<'_>) {
         if seq == self.rcv.next {
-            self.abandon(io);
+            self.abandon(Ending::Reset, io.streams);
         } else if self.is_acceptable(seq, 0, false) {
             self.challenge(io.now);
         }
@@ -262,7 +262,7 @@ impl Flow {
     /// The right edge that the socket's room allows, if it's worth showing.
     fn worthwhile_offer(&mut self, io: &mut Io<'_>) -> Option<Seq> {
         let socket = self.socket?;
-        if self.flags.contains(Flags::GUEST_FIN) {
+        if self.flags.contains(Flags::GUEST_FIN) || !self.offer_may_be_worthwhile() {
             return None;
         }
         let room = if self.rcv.parked > 0 {
@@ -275,6 +275,13 @@ impl Flow {
         let offer = self.rcv.next + (room >> self.rcv.scale << self.rcv.scale);
         let step = offer.since(self.rcv.edge);
         (step >= self.worthwhile_step()).then_some(offer)
+    }
+
+    /// Whether the guest has used up enough of its window that the most room
+    /// there ever was would be worth showing: else the socket isn't asked.
+    fn offer_may_be_worthwhile(&self) -> bool {
+        let shown = self.rcv.edge.since(self.rcv.next);
+        shown + self.worthwhile_step() <= self.rcv.most_room || shown < self.worthwhile_step()
     }
 
     /// A full segment, or half of what the socket can hold.

@@ -162,10 +162,14 @@ impl Flow {
         if self.timers.idle(io.now) > self.snd.timeout.duration() {
             self.snd.congestion.restart();
         }
-        while self.state == State::Open && !self.everything_is_sent() {
+        while self.state == State::Open && self.may_have_more() {
             let offset = self.snd.next.since(self.snd.una);
             let window = self.snd.window.min(self.snd.congestion.window());
             let usable = window.saturating_sub(offset);
+            if usable == 0 && self.snd.una != self.snd.max {
+                // What is on its way will be acknowledged: time to look then.
+                return true;
+            }
             // One more than may be sent tells whether something is held back.
             let most = if usable <= mss {
                 usable + 1
@@ -183,22 +187,26 @@ impl Flow {
                 return true;
             }
             let end = waiting.end && !held;
-            if len == 0 && !end {
-                return true;
-            }
             let drained = !held && len < most;
-            if !self.send_data(self.snd.next, len, drained, end, io) {
+            let nothing = len == 0 && !end;
+            if !nothing && !self.send_data(self.snd.next, len, drained, end, io) {
                 return false;
             }
             if drained && !end {
+                self.flags.remove(Flags::UNREAD);
                 return true;
             }
         }
         true
     }
 
-    fn everything_is_sent(&self) -> bool {
-        self.flags.contains(Flags::FIN_SENT) && self.snd.next == self.snd.max
+    /// Whether it is worth a system call to look for something to send: data
+    /// that came since the socket was last found empty, or that was sent and
+    /// is due again.
+    fn may_have_more(&self) -> bool {
+        let sent_before = self.snd.next != self.snd.max;
+        let unread = self.flags.contains(Flags::UNREAD) && !self.flags.contains(Flags::FIN_SENT);
+        sent_before || unread
     }
 
     /// Sends the first segment that isn't acknowledged, in spite of the

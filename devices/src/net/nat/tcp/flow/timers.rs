@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Flags, Flow, Io, State};
+use super::{Ending, Flags, Flow, Io, State};
 use crate::net::time::Time;
 
 /// How long an acknowledgement waits for data to travel with (RFC 9293,
@@ -48,8 +48,10 @@ pub(super) struct Timers {
     sent: Time,
     /// The delay of the next look is FIRST_ROOM_POLL doubled this often.
     room_polls: u8,
-    /// Keep-alive probes sent since the guest was heard.
+    /// Keep-alive probes due since the guest was heard.
     keepalives: u8,
+    /// When the last of them became due.
+    probed: Time,
 }
 
 impl Timers {
@@ -63,6 +65,7 @@ impl Timers {
             sent: now,
             room_polls: 0,
             keepalives: 0,
+            probed: now,
         }
     }
 
@@ -152,13 +155,14 @@ impl Flow {
 
     /// When the state ends by itself.
     fn expiry(&self) -> Time {
-        let lifetime = match self.state {
-            State::Connecting | State::SynSent | State::SynReceived => TRANSITORY,
-            State::Open => ESTABLISHED + KEEPALIVE_INTERVAL * u32::from(self.timers.keepalives),
-            State::TimeWait => TIME_WAIT,
-            State::Closed => Duration::ZERO,
-        };
-        self.timers.heard + lifetime
+        let timers = &self.timers;
+        match self.state {
+            State::Connecting | State::SynSent | State::SynReceived => timers.heard + TRANSITORY,
+            State::Open if timers.keepalives > 0 => timers.probed + KEEPALIVE_INTERVAL,
+            State::Open => timers.heard + ESTABLISHED,
+            State::TimeWait => timers.heard + TIME_WAIT,
+            State::Closed => timers.heard,
+        }
     }
 
     /// Does what has become due. Calling it early does no harm.
@@ -185,10 +189,12 @@ impl Flow {
         match self.state {
             State::Open if self.timers.keepalives < KEEPALIVES => {
                 self.timers.keepalives += 1;
+                self.timers.probed = io.now;
                 self.flags |= Flags::KEEPALIVE_DUE;
             }
-            State::Open => self.abort(io),
-            _ => self.abandon(io),
+            State::Open => self.abort(Ending::TimedOut, io),
+            State::TimeWait => self.abandon(Ending::Closed, io.streams),
+            _ => self.abandon(Ending::TimedOut, io.streams),
         }
     }
 
@@ -200,7 +206,7 @@ impl Flow {
             }
             State::Open => {
                 if self.snd.timeout.backoff() == MAX_RETRANSMISSIONS {
-                    self.abort(io);
+                    self.abort(Ending::TimedOut, io);
                     return;
                 }
                 self.snd.timeout.ran_out();

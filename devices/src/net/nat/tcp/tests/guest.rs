@@ -149,11 +149,33 @@ impl Guest {
     pub(super) fn segment(&mut self, frame: Frame, out: &mut Vec<Frame>) {
         let (header, payload) = frame;
         match self.stage {
-            Stage::Reset => {}
+            Stage::Reset => Self::reset_stranger(&header, out),
             Stage::Listen => self.on_first_syn(&header),
             Stage::SynSent => self.on_answer(&header, out),
             Stage::SynReceived | Stage::Open => self.on_segment(&header, payload),
         }
+    }
+
+    /// It has forgotten the connection (RFC 9293, 3.10.7.1).
+    fn reset_stranger(header: &TcpHeader, out: &mut Vec<Frame>) {
+        if header.flags.contains(TcpFlags::ACK) && !header.flags.contains(TcpFlags::RST) {
+            let reset = TcpHeader {
+                seq: header.ack,
+                flags: TcpFlags::RST,
+                ..TcpHeader::default()
+            };
+            out.push((reset, Vec::new()));
+        }
+    }
+
+    /// Its application resets the connection.
+    pub(super) fn reset(&mut self, out: &mut Vec<Frame>) {
+        if self.irs_known() {
+            let header = self.header(self.max, TcpFlags::RST | TcpFlags::ACK);
+            out.push((header, Vec::new()));
+        }
+        self.stage = Stage::Reset;
+        self.timer = Time::NEVER;
     }
 
     fn on_first_syn(&mut self, header: &TcpHeader) {

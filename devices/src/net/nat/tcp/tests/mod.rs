@@ -6,7 +6,12 @@
     clippy::cast_sign_loss
 )]
 
+mod bounds;
 mod guest;
 mod host;
+mod hosts;
 mod network;
+mod soak;
 mod streams;
+mod table;
+mod translation;

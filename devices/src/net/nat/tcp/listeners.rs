@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::entries::{Around, key};
 use super::flow::{Flow, State};
 use super::outlet::Leg;
 use super::streams::Streams;
-use super::translator::{Around, Tcp, key};
+use super::translator::Tcp;
 use crate::net::nat::bindings::OUTSIDE;
 use crate::net::nat::drops::DropReason;
 use crate::net::nat::flows::Endpoint;

@@ -33,6 +33,7 @@
 //!   session is over.
 
 mod congestion;
+mod entries;
 pub mod flow;
 mod listeners;
 mod open;

@@ -1,14 +1,17 @@
 //! How guests' connections begin (RFC 5382, 4.2), and what belongs to none.
 
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
+use super::entries::{Around, key, with_ports};
 use super::flow::handshake::Failure;
 use super::flow::{Flow, reset_for};
 use super::outlet::Leg;
-use super::translator::{Around, Outcome, Tcp, with_ports};
+use super::translator::{Outcome, Tcp};
 use crate::net::nat::drops::DropReason;
 use crate::net::nat::flows::Endpoint;
 use crate::net::nat::sockets::SocketError;
+use crate::net::time::Time;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 
 impl Tcp {
@@ -94,6 +97,15 @@ impl Tcp {
         self.counters.opened += 1;
         self.counters.refused += 1;
         Ok(())
+    }
+
+    /// An initial sequence number (RFC 6528, 3): a clock of 4 microseconds,
+    /// and an offset for each connection that only we know.
+    pub(super) fn initial_sequence(&self, now: Time, leg: &Leg) -> u32 {
+        // Not the table's own hash, of which guests are to learn nothing.
+        let offset = self.hasher.hash_one(("ISN", key(leg)));
+        let sum = offset.wrapping_add(now.0 / 4_000);
+        u32::try_from(sum & u64::from(u32::MAX)).expect("32 bits")
     }
 }
 

@@ -54,16 +54,20 @@ pub struct Link {
 
 /// Where a flow's frames and messages go.
 pub trait Sink {
-    /// Sends a segment to the guest. Its ports are the caller's to fill in.
-    /// False says that the port is full: [`Flow::flush`] is to be called
-    /// again once it isn't.
-    /// The payload is to be had from `streams`.
+    /// Sends a segment to the guest. Its ports are the caller's to fill in,
+    /// and the payload is to be had from `streams`. False says that the port
+    /// is full, or others have their turn: [`Flow::flush`] is to be called
+    /// again.
     fn segment(
         &mut self,
         header: &TcpHeader,
         payload: Option<Source>,
         streams: &mut dyn Streams,
     ) -> bool;
+
+    /// Whether [`Sink::segment`] may take one with a payload: asked before the
+    /// socket is looked into, which costs a system call.
+    fn takes_data(&self) -> bool;
 
     /// Tells the guest by ICMP why the SYN with sequence number `seq` leads
     /// nowhere (RFC 5382, REQ-9; RFC 792, RFC 4443).

@@ -166,9 +166,14 @@ impl Flow {
             let offset = self.snd.next.since(self.snd.una);
             let window = self.snd.window.min(self.snd.congestion.window());
             let usable = window.saturating_sub(offset);
-            if usable == 0 && self.snd.una != self.snd.max {
+            // No silly segments (RFC 9293, 3.8.6.2.1).
+            let least = mss.min(self.snd.max_window / 2).max(1);
+            if usable < least && self.snd.una != self.snd.max {
                 // What is on its way will be acknowledged: time to look then.
                 return true;
+            }
+            if !io.sink.takes_data() {
+                return false;
             }
             // One more than may be sent tells whether something is held back.
             let most = if usable <= mss {
@@ -181,8 +186,7 @@ impl Flow {
             };
             let held = waiting.len > usable;
             let len = waiting.len.min(usable);
-            // No silly segments (RFC 9293, 3.8.6.2.1).
-            if held && len < mss.min(self.snd.max_window / 2).max(1) {
+            if held && len < least {
                 self.probe_later(io);
                 return true;
             }

@@ -7,6 +7,7 @@
 )]
 
 mod bounds;
+mod cost;
 mod guest;
 mod host;
 mod hosts;

@@ -82,6 +82,10 @@ impl Sink for Wire<'_> {
         true
     }
 
+    fn takes_data(&self) -> bool {
+        true
+    }
+
     fn unreachable(&mut self, error: SocketError, _: u32) {
         panic!("{error}");
     }

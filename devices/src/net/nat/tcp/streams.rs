@@ -19,7 +19,8 @@ bitflags! {
         /// what came after [`Streams::peek`] found less than it was asked for.
         const READABLE = 1 << 0;
         /// The connection is made, or there is room again after a
-        /// [`Streams::send`] that took less than it was given.
+        /// [`Streams::send`] that took less than it was given, or after
+        /// [`Streams::want_room`].
         const WRITABLE = 1 << 1;
         /// [`Streams::error`] has something to say.
         const ERROR = 1 << 2;
@@ -107,6 +108,11 @@ pub trait Streams {
     /// How many bytes [`Streams::send`] would take now: a promise as far as
     /// the kernel lets one be made (SO_SNDBUF less SIOCOUTQ).
     fn send_room(&mut self, socket: SocketId) -> u32;
+
+    /// Has [`Readiness::WRITABLE`] told once when the socket has a good deal of
+    /// room, as after a send that came short. (A kernel tells only whom it had
+    /// to refuse something: epoll(7) is told anew what to wait for.)
+    fn want_room(&mut self, socket: SocketId);
 
     /// Looks for up to `most` bytes at `offset` from the first that isn't
     /// discarded.

@@ -318,7 +318,7 @@ impl Flow {
             State::Connecting | State::Closed => true,
         };
         if self.state == State::Open {
-            self.watch_room(io.now);
+            self.watch_room(io);
         }
         sent
     }

@@ -64,8 +64,9 @@ impl Flow {
         verdict
     }
 
-    /// Only our last acknowledgement may be asked for again, and a successor
-    /// may come (RFC 9293, 3.10.7.4; RFC 6191 without its timestamps).
+    /// Only our last acknowledgement may be asked for again, from which the
+    /// time counts anew, and a successor may come (RFC 9293, 3.10.7.4; RFC 6191
+    /// without its timestamps).
     pub(super) fn segment_in_time_wait(
         &mut self,
         header: &TcpHeader,
@@ -84,6 +85,7 @@ impl Flow {
             }
             self.challenge(io.now);
         } else if len > 0 || flags.contains(TcpFlags::FIN) {
+            self.timers.heard(io.now);
             self.flags |= Flags::ACK_DUE;
         }
         Verdict::Done
@@ -300,11 +302,13 @@ impl Flow {
     }
 
     /// Keeps an eye on the room as long as the guest can't send for lack of it.
-    pub(super) fn watch_room(&mut self, now: Time) {
-        if self.window_is_closed() {
-            self.timers.watch_room(now);
-        } else {
+    pub(super) fn watch_room(&mut self, io: &mut Io<'_>) {
+        if !self.window_is_closed() {
             self.timers.has_room();
+        } else if let Some(socket) = self.socket
+            && self.timers.watch_room(io.now)
+        {
+            io.streams.want_room(socket);
         }
     }
 

@@ -9,8 +9,9 @@ use crate::net::time::Time;
 /// 3.8.6.3 allows half a second).
 const ACK_DELAY: Duration = Duration::from_millis(1);
 
-/// How soon a socket without room is asked again; doubled each time. The
-/// socket says so itself only after it had to refuse data.
+/// How soon a socket without room is asked again, if it doesn't say itself
+/// that it has some, as it does only when that is a good deal; doubled each
+/// time.
 const FIRST_ROOM_POLL: Duration = Duration::from_millis(2);
 const LAST_ROOM_POLL: Duration = Duration::from_millis(512);
 
@@ -121,11 +122,14 @@ impl Timers {
         self.acknowledge = Time::NEVER;
     }
 
-    pub(super) fn watch_room(&mut self, now: Time) {
-        if self.room == Time::NEVER {
+    /// Sets the next look at the room; true for the first one.
+    pub(super) fn watch_room(&mut self, now: Time) -> bool {
+        let unset = self.room == Time::NEVER;
+        if unset {
             let delay = FIRST_ROOM_POLL * (1 << self.room_polls.min(16));
             self.room = now + delay.min(LAST_ROOM_POLL);
         }
+        unset && self.room_polls == 0
     }
 
     pub(super) fn has_room(&mut self) {

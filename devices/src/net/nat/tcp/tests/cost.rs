@@ -73,6 +73,23 @@ fn a_batch_of_data_is_acknowledged_once() {
 }
 
 #[test]
+fn a_socket_that_was_full_says_when_it_has_room() {
+    let mut net = Net::new(LIMITS);
+    net.hosts.capacity = 60_000;
+    let (mut client, socket) = net.open(&leg(0, 5000));
+    assert_eq!(net.segment(&client, ACK, &[1; 60_000]), Outcome::Done);
+    client.seq += 60_000;
+    let sent = net.flush();
+    assert_eq!((sent[0].header.ack, sent[0].header.window), (client.seq, 0));
+    let host = &mut net.hosts.socket(socket).host;
+    assert!(host.owes_writable);
+    host.drained = 30_000;
+    net.news(socket);
+    let sent = net.flush();
+    assert_eq!((sent.len(), sent[0].header.window), (1, 30_000 >> 7));
+}
+
+#[test]
 fn data_for_the_guest_takes_a_look_a_frame() {
     let mut net = Net::new(LIMITS);
     let (mut client, socket) = net.open(&leg(0, 5000));

@@ -329,7 +329,7 @@ impl Guest {
             return;
         }
         self.timer = Time::NEVER;
-        self.backoff = (self.backoff + 1).min(6);
+        self.backoff = (self.backoff + 1).min(5);
         self.next = self.una;
         if self.stage == Stage::Open && self.edge <= self.una && self.una < self.end() {
             let from = self.una as usize - 1;

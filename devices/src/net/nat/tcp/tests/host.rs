@@ -28,7 +28,7 @@ pub(super) struct Host {
     pub(super) capacity: usize,
     /// How much more room is promised than there is.
     pub(super) boast: usize,
-    /// A send came short, so that WRITABLE is owed.
+    /// A send came short or room is wanted, so that WRITABLE is owed.
     pub(super) owes_writable: bool,
     /// All that the peer sends.
     pub(super) data: Vec<u8>,
@@ -97,6 +97,10 @@ impl Streams for Host {
 
     fn send_room(&mut self, _: SocketId) -> u32 {
         u32::try_from(self.room() + self.boast).unwrap()
+    }
+
+    fn want_room(&mut self, _: SocketId) {
+        self.owes_writable = true;
     }
 
     fn peek(&mut self, _: SocketId, offset: u32, most: u32) -> Result<Waiting, SocketError> {

@@ -186,6 +186,10 @@ impl Streams for Hosts {
         self.socket(id).host.send_room(SOCKET)
     }
 
+    fn want_room(&mut self, id: SocketId) {
+        self.socket(id).host.want_room(SOCKET);
+    }
+
     fn peek(&mut self, id: SocketId, offset: u32, most: u32) -> Result<Waiting, SocketError> {
         self.peeks += 1;
         self.socket(id).host.peek(SOCKET, offset, most)

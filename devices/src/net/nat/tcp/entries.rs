@@ -177,7 +177,6 @@ impl Tcp {
             if entry.outward {
                 self.ports.release(leg.inner);
             }
-            self.listeners.descriptor_is_free();
         }
         if entry.flow.is_closed() {
             self.end(id, guest, around);

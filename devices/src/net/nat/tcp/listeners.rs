@@ -23,18 +23,11 @@ pub(super) struct Listeners {
     inner: BTreeMap<SocketId, Endpoint>,
     /// Those that may have more connections.
     more: BTreeSet<SocketId>,
-    /// Those that have, for which the host has no descriptor.
-    starved: BTreeSet<SocketId>,
 }
 
 impl Listeners {
     pub(super) fn have_more(&self) -> bool {
         !self.more.is_empty()
-    }
-
-    /// A connection has ended: its descriptor serves another.
-    pub(super) fn descriptor_is_free(&mut self) {
-        self.more.append(&mut self.starved);
     }
 }
 
@@ -58,9 +51,7 @@ impl Tcp {
     pub fn unmap(&mut self, socket: SocketId, streams: &mut dyn Streams) -> bool {
         let removed = self.listeners.inner.remove(&socket).is_some();
         if removed {
-            let Listeners { more, starved, .. } = &mut self.listeners;
-            more.remove(&socket);
-            starved.remove(&socket);
+            self.listeners.more.remove(&socket);
             streams.close(socket);
         }
         removed
@@ -72,19 +63,12 @@ impl Tcp {
             return;
         };
         for _ in 0..MOST_ACCEPTED {
-            match around.streams.accept(listener) {
-                Ok((socket, peer)) => {
-                    if let Err(reason) = self.accept(inner, socket, peer.into(), around) {
-                        self.drops.count(reason);
-                    }
-                }
-                Err(SocketError::WouldBlock) => return,
-                Err(SocketError::Exhausted) => {
-                    self.listeners.starved.insert(listener);
-                    return;
-                }
-                // That connection has failed already (accept(2)).
-                Err(_) => {}
+            // What it can't give now it tells again when it can.
+            let Ok((socket, peer)) = around.streams.accept(listener) else {
+                return;
+            };
+            if let Err(reason) = self.accept(inner, socket, peer.into(), around) {
+                self.drops.count(reason);
             }
         }
         self.listeners.more.insert(listener);

@@ -90,7 +90,9 @@ pub trait Streams {
     fn listen(&mut self, at: SocketAddr) -> Result<(SocketId, u16), SocketError>;
 
     /// Takes the next connection that was made to a listener, and its peer;
-    /// [`SocketError::WouldBlock`] if there is none.
+    /// [`SocketError::WouldBlock`] if there is none, and
+    /// [`SocketError::Exhausted`] if the host has no descriptor for it:
+    /// [`Readiness::READABLE`] tells when it has one.
     fn accept(&mut self, listener: SocketId) -> Result<(SocketId, SocketAddr), SocketError>;
 
     /// Takes the error that is pending at a socket (SO_ERROR, socket(7)).
@@ -141,8 +143,8 @@ pub trait Streams {
     /// Ends the outgoing stream (SHUT_WR, shutdown(2)).
     fn shutdown(&mut self, socket: SocketId);
 
-    /// Closes a socket whose streams have both ended; what was sent is still
-    /// delivered.
+    /// Closes a listener, or a socket whose streams have both ended; what was
+    /// sent is still delivered.
     fn close(&mut self, socket: SocketId);
 
     /// Closes a socket at once and resets its connection, if there is one

@@ -163,8 +163,7 @@ impl Streams for Hosts {
             return Err(SocketError::Exhausted);
         }
         let socket = waiting.pop_front().ok_or(SocketError::WouldBlock)?;
-        // One without a peer has failed meanwhile.
-        let peer = socket.peer.ok_or(SocketError::Other(103))?;
+        let peer = socket.peer.expect("of a caller");
         Ok((self.insert(Slot::Stream(socket)), peer))
     }
 

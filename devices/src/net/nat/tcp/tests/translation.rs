@@ -11,7 +11,7 @@ use crate::net::nat::flows::{Endpoint, Guest};
 use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::nat::tcp::flow::State;
 use crate::net::nat::tcp::streams::{LocalPort, Progress};
-use crate::net::nat::tcp::{Leg, Outcome};
+use crate::net::nat::tcp::{Leg, Limits, Outcome};
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 
 #[test]
@@ -273,40 +273,28 @@ fn a_guest_that_refuses_resets_the_caller() {
 
 #[test]
 fn callers_are_taken_in_turns_and_as_descriptors_allow() {
-    let mut net = Net::new(LIMITS);
+    let limits = Limits {
+        embryonic: 1000,
+        ..LIMITS
+    };
+    let mut net = Net::new(limits);
     let listener = map(&mut net);
-    for port in 0..90 {
-        let mut socket = caller(&format!("203.0.113.7:{}", 4000 + port));
-        if port == 3 {
-            socket.peer = None;
-        }
-        net.hosts.arrives(listener, socket);
+    for port in 4000..4200 {
+        net.hosts
+            .arrives(listener, caller(&format!("203.0.113.7:{port}")));
     }
-    net.hosts.limit = 81;
+    net.hosts.limit = 1 + 130;
     net.news(listener);
-    assert_eq!(net.tcp.len(), 63);
+    assert_eq!(net.tcp.len(), 64);
+    assert!(net.flush_once());
+    assert_eq!(net.tcp.len(), 128);
     assert!(!net.flush_once());
-    assert_eq!(net.tcp.len(), 80);
-    net.flush();
-    // One ends, and another comes.
-    let first = net.tcp.iter().next().unwrap().leg;
-    net.hosts.socket(SocketId(1)).host.error = Some(SocketError::Reset);
-    let Net {
-        tcp,
-        hosts,
-        outlet,
-        now,
-    } = &mut net;
-    let error = crate::net::nat::tcp::streams::Readiness::ERROR;
-    tcp.on_socket(*now, SocketId(1), error, hosts, outlet);
-    assert_eq!((first.inner, net.tcp.len()), (inner(0, 22), 79));
-    net.flush();
-    assert_eq!(net.tcp.len(), 80);
+    assert_eq!(net.tcp.len(), 130);
+    // Once there are descriptors, this is told.
     net.hosts.limit = usize::MAX;
-    net.hosts.arrives(listener, caller("203.0.113.8:4000"));
     net.news(listener);
     net.flush();
-    assert_eq!(net.tcp.len(), 89);
+    assert_eq!(net.tcp.len(), 200);
 }
 
 #[test]

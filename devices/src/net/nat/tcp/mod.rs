@@ -11,8 +11,9 @@
 //!   (`ports`). Its mapping ends with the last of them.
 //! - REQ-2, all ways to begin and end: three-way handshake, simultaneous
 //!   open, half-closed streams, RST ([`flow`], which is an endpoint of TCP).
-//! - REQ-3, filtering: a port takes connections that the guest makes, and
-//!   those that come by a static mapping ([`Tcp::map`]), whoever sends them.
+//! - REQ-3, filtering: a static mapping's port takes connections from
+//!   everybody ([`Tcp::map`]); that of connections which a guest makes takes
+//!   what belongs to them only (address- and port-dependent).
 //! - REQ-4, unsolicited SYNs: what isn't mapped never reaches the translator.
 //!   The host's kernel answers it as it answers for any port of its own.
 //! - REQ-5, idle connections: established ones live for 2 h 4 min and are
@@ -21,8 +22,9 @@
 //! - REQ-6: no application's data is looked at.
 //! - REQ-7, no port overloading: no two inner endpoints have one outer port,
 //!   not even toward different peers (which RFC 7857, 3 allows).
-//! - REQ-8, hairpinning, with the external source address and port: through
-//!   the host's kernel, as guests reach outside by its sockets anyway.
+//! - REQ-8, hairpinning: a guest reaches a static mapping at the host's
+//!   address through the host's kernel, like everything outside, and is seen
+//!   with its external address and port.
 //! - REQ-9, ICMP errors: what the host learns about a connection that can't be
 //!   made is told to the guest ([`Outlet::unreachable`]).
 //! - REQ-10, no ICMP message ends a connection: the host's kernel takes those

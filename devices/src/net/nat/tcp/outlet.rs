@@ -1,11 +1,12 @@
 //! Where the translator's segments go.
 
+use std::net::IpAddr;
+
 use super::flow::Link;
 use super::streams::{Source, Streams};
 use crate::net::nat::flows::{Endpoint, FlowId, Guest};
 use crate::net::nat::sockets::{Family, SocketError};
 use crate::net::wire::tcp::TcpHeader;
-use std::net::IpAddr;
 
 /// A connection as it is seen between a guest and the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -102,8 +102,8 @@ pub enum Verdict {
 }
 
 /// Where a connection stands, in the words of RFC 9293, 3.3.2, seen from our
-/// end. The states between ESTABLISHED and TIME-WAIT are told apart by
-/// [`Flags`].
+/// end. Those between ESTABLISHED and TIME-WAIT are one here: each stream's
+/// end is noted for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The guest's SYN is here; the socket isn't connected yet.

@@ -8,7 +8,8 @@ use crate::net::nat::drops::DropReason;
 use crate::net::nat::flows::{self, FlowId, FlowKey, Guest};
 use crate::net::nat::sockets::SocketId;
 use crate::net::nat::tcp::flow::State;
-use crate::net::nat::tcp::{Limits, Outcome};
+use crate::net::nat::tcp::{Limits, Outcome, Tcp};
+use crate::net::wire::tcp::TcpHeader;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -210,10 +211,10 @@ fn a_connection_may_follow_its_like() {
     let client = linger(&mut net, 5000);
     assert_eq!(net.syn(&client.leg), Outcome::Done);
     assert_eq!(net.state(&client.leg), Some(State::TimeWait));
-    let header = crate::net::wire::tcp::TcpHeader {
+    let header = TcpHeader {
         seq: client.seq + 100,
         flags: SYN,
-        ..Default::default()
+        ..TcpHeader::default()
     };
     assert_eq!(net.give(&client.leg, header, &[]), Outcome::Done);
     assert_eq!(net.state(&client.leg), Some(State::Connecting));
@@ -258,10 +259,10 @@ fn what_waits_for_room_is_bounded() {
         assert_eq!(net.syn(&leg), Outcome::Done);
         net.news(SocketId(0));
         net.flush();
-        let header = crate::net::wire::tcp::TcpHeader {
+        let header = TcpHeader {
             seq: 1000,
             flags: RST,
-            ..Default::default()
+            ..TcpHeader::default()
         };
         assert_eq!(net.give(&leg, header, &[]), Outcome::Done);
         assert!(net.tcp.waiting_for_room(Guest(0)) <= 128);
@@ -353,7 +354,7 @@ fn a_connection_is_small() {
     use std::mem::size_of;
     // Slab, wheel, hash of the key, owner by socket, port, and a place among
     // those due; vectors may be twice as long as is needed.
-    let table = crate::net::nat::tcp::Tcp::ENTRY_SIZE + size_of::<(FlowKey, Guest)>() + 16;
+    let table = Tcp::ENTRY_SIZE + size_of::<(FlowKey, Guest)>() + 16;
     let wheel = 40;
     let index = 8 + 1;
     let owner = size_of::<Option<FlowId>>();

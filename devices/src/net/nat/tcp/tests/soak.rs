@@ -18,6 +18,7 @@ use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::nat::tcp::streams::Readiness;
 use crate::net::nat::tcp::{Leg, Limits, Outcome};
 use crate::net::time::Time;
+use crate::net::wire::tcp::TcpFlags;
 
 /// What happens in one run.
 #[derive(Clone, Debug)]
@@ -274,7 +275,7 @@ impl World {
             for (n, piece) in pieces.into_iter().enumerate() {
                 let mut segment = header;
                 if n < last {
-                    segment.flags.remove(crate::net::wire::tcp::TcpFlags::FIN);
+                    segment.flags.remove(TcpFlags::FIN);
                 }
                 header.seq = header.seq.wrapping_add(piece.len() as u32);
                 if self.dice.percent(self.plan.loss) {

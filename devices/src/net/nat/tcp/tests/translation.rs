@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::host::Ending;
-use super::hosts::Socket;
+use super::hosts::{ALL, Socket};
 use super::table::{ACK, FIN, LIMITS, Net, RST, SYN, gateway, inner, leg, outer};
 use crate::net::nat::drops::DropReason;
 use crate::net::nat::flows::{Endpoint, Guest};
 use crate::net::nat::sockets::{SocketError, SocketId};
 use crate::net::nat::tcp::flow::State;
-use crate::net::nat::tcp::streams::{LocalPort, Progress};
+use crate::net::nat::tcp::streams::{LocalPort, Progress, Readiness};
 use crate::net::nat::tcp::{Leg, Limits, Outcome};
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 
@@ -114,7 +114,7 @@ fn what_cannot_be_reached_is_said_to_the_guest() {
                     outlet,
                     now,
                 } = &mut net;
-                let readiness = super::hosts::ALL | crate::net::nat::tcp::streams::Readiness::ERROR;
+                let readiness = ALL | Readiness::ERROR;
                 tcp.on_socket(*now, SocketId(0), readiness, hosts, outlet);
             } else if !resets && !tells {
                 assert_eq!(outcome, Outcome::Dropped(DropReason::NoSocket));

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -218,6 +219,38 @@ impl ScatterList {
         }
     }
 
+    /// Writes the bytes of `source` in `range` at `offset` bytes from the front
+    /// without consuming on either side; what doesn't fit is left out.
+    pub fn copy_at(&self, mut offset: usize, source: &Self, range: Range<usize>) {
+        let (mut skip, mut left) = (range.start, range.len());
+        let mut targets = self.slices();
+        let mut target = targets.next();
+        for slice in source.slices() {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            let taken = left.min(slice.len() - skipped);
+            left -= taken;
+            let Ok(mut from) = slice.subslice(skipped, taken) else {
+                return;
+            };
+            while !from.is_empty() {
+                let Some(to) = target else { return };
+                if offset >= to.len() {
+                    offset -= to.len();
+                    target = targets.next();
+                    continue;
+                }
+                let (Ok(to), count) = (to.offset(offset), from.len().min(to.len() - offset)) else {
+                    return;
+                };
+                from.copy_to_volatile_slice(to);
+                offset += count;
+                let Ok(rest) = from.offset(count) else { return };
+                from = rest;
+            }
+        }
+    }
+
     /// Reads from `fd` into the list (readv(2)). Consumes nothing.
     pub fn read_from(&self, fd: &impl AsFd) -> io::Result<usize> {
         let (pieces, count) = self.iovecs();
@@ -297,6 +330,26 @@ impl ScatterList {
             }
         }
         Ok(())
+    }
+
+    /// The pieces of the bytes in `range`, for a vectored system call. They
+    /// lead into memory that stays mapped as long as the list is.
+    pub(crate) fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = libc::iovec> {
+        let (mut skip, mut left) = (range.start, range.len());
+        let pieces = self.pieces[self.first..].iter();
+        pieces.map_while(move |piece| {
+            let skipped = skip.min(piece.iov_len);
+            skip -= skipped;
+            let taken = left.min(piece.iov_len - skipped);
+            let more = left > 0;
+            left -= taken;
+            more.then(|| libc::iovec {
+                // SAFETY: `skipped` is at most the piece's length, so the
+                // result points into the same mapping or right behind it.
+                iov_base: unsafe { piece.iov_base.byte_add(skipped) },
+                iov_len: taken,
+            })
+        })
     }
 
     fn iovecs(&self) -> (*const libc::iovec, libc::c_int) {

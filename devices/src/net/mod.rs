@@ -3,6 +3,7 @@
 //! Nothing here knows virtio: a virtual NIC is one user of a [`port::Port`].
 
 pub mod attachment;
+pub mod host;
 pub mod mac;
 pub mod nat;
 pub mod payload;

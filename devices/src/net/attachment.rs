@@ -181,7 +181,8 @@ pub trait Attachment: Send {
     /// Learns that the descriptor watched under `token` is ready.
     fn ready(&mut self, token: u8, watch: &mut dyn Watch) -> News;
 
-    /// The next frame; none until [`News::FRAMES`] comes again.
+    /// The next frame; none until [`News::FRAMES`] comes again. Only so many
+    /// may be out at a time as the attachment has buffers for.
     fn receive(&mut self) -> Option<Frame>;
 
     /// Takes back a frame that it gave.
@@ -192,6 +193,11 @@ pub trait Attachment: Send {
     fn send(&mut self, headers: &[u8], content: Content<'_>) -> Sent;
 
     /// Has the other side notice what was sent and released since the last
-    /// call: at the end of each batch.
-    fn flush(&mut self);
+    /// call: at the end of each batch. Returns what was learned meanwhile
+    /// without a descriptor's help: that frames can be received again because
+    /// some were released, or that the other side is gone.
+    fn flush(&mut self) -> News;
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -2,11 +2,19 @@
 //! (Linux's Documentation/networking/tuntap.rst).
 #![allow(unsafe_code)]
 
+mod attachment;
+mod link;
+mod namespace;
+
+pub use attachment::{TapAttachment, TapConfig};
+pub use link::LinkConfig;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use libc::{c_int, c_short, c_uint, c_ulong};
 
@@ -91,6 +99,19 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A network namespace isn't one, or can't be entered.
+    #[error(
+        "network namespace {path}: cannot {what}: {source}: use the path of one \
+         that this user may enter, such as /proc/PID/ns/net or /run/netns/NAME"
+    )]
+    Namespace {
+        /// The namespace's file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 /// One queue of a tap.
@@ -107,28 +128,19 @@ impl Tap {
     /// Opens `queues` queues of the tap `name`. A tap that doesn't exist is
     /// created, with the right to do so, and vanishes when it is closed.
     pub fn open(name: &str, queues: u16) -> Result<Vec<Self>, Error> {
-        let valid = |byte: u8| byte.is_ascii_graphic() && !b"/%:".contains(&byte);
-        if name.is_empty()
-            || name.len() > MAX_NAME
-            || [".", ".."].contains(&name)
-            || !name.bytes().all(valid)
-        {
-            return Err(Error::Name {
-                name: name.to_owned(),
-            });
-        }
+        check(name)?;
         (0..queues.max(1))
-            .map(|_| Self::open_queue(name, queues))
+            .map(|_| {
+                let mut tap = Self::attach(open_device()?, name, queues)?;
+                tap.mtu = mtu(name);
+                Ok(tap)
+            })
             .collect()
     }
 
-    fn open_queue(name: &str, queues: u16) -> Result<Self, Error> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(DEVICE)
-            .map_err(|source| Error::Device { source })?;
+    /// Makes `file`, which is [`DEVICE`], a queue of the tap `name` of the
+    /// namespace where it was opened.
+    fn attach(file: File, name: &str, queues: u16) -> Result<Self, Error> {
         let mode = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
         let mut request = interface(name);
         request.ifr_ifru.ifru_flags = flags(FRAMES | mode);
@@ -170,7 +182,9 @@ impl Tap {
             what: "make its descriptor non-blocking",
             source,
         })?;
-        Self::set_up(file, &name, flags & libc::IFF_MULTI_QUEUE != 0)
+        let mut tap = Self::set_up(file, &name, flags & libc::IFF_MULTI_QUEUE != 0)?;
+        tap.mtu = mtu(&name);
+        Ok(tap)
     }
 
     fn set_up(file: File, name: &str, multi_queue: bool) -> Result<Self, Error> {
@@ -190,7 +204,7 @@ impl Tap {
             multi_queue,
             attached: true,
             offloads: Offloads::all(),
-            mtu: mtu(name),
+            mtu: None,
         };
         // Segmenting UDP came with Linux 6.2; all else is older than KVM's
         // irqfds.
@@ -267,6 +281,30 @@ impl Port for Tap {
     fn receive(&mut self, buffers: &ScatterList) -> io::Result<usize> {
         buffers.read_from(&self.file)
     }
+}
+
+/// Refuses what can't be the name of a tap.
+fn check(name: &str) -> Result<(), Error> {
+    let valid = |byte: u8| byte.is_ascii_graphic() && !b"/%:".contains(&byte);
+    if name.is_empty()
+        || name.len() > MAX_NAME
+        || [".", ".."].contains(&name)
+        || !name.bytes().all(valid)
+    {
+        return Err(Error::Name {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn open_device() -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(DEVICE)
+        .map_err(|source| Error::Device { source })
 }
 
 /// An ifreq for the interface `name`, all else zero.

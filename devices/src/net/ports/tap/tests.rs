@@ -6,11 +6,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
-const NAME: &str = "nestling-test";
+pub(super) const NAME: &str = "nestling-test";
 
 /// Runs `test` in a network namespace of its own, where this host allows it.
 #[allow(clippy::print_stderr)] // A skipped test says why.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         // SAFETY: unshare changes only the calling thread, which ends with the test.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
@@ -52,7 +52,7 @@ fn bring_up(name: &str) {
     unsafe { ioctl(&socket, libc::SIOCSIFFLAGS, &mut request) }.unwrap();
 }
 
-fn list(memory: &Arc<GuestMemory>, ranges: &[(u64, usize)]) -> ScatterList {
+pub(super) fn list(memory: &Arc<GuestMemory>, ranges: &[(u64, usize)]) -> ScatterList {
     let mut list = ScatterList::new(memory.clone());
     for (address, length) in ranges {
         list.push(GuestAddress(*address), *length).unwrap();
@@ -61,7 +61,7 @@ fn list(memory: &Arc<GuestMemory>, ranges: &[(u64, usize)]) -> ScatterList {
 }
 
 /// Who has 10.0.0.1, asks 10.0.0.2 (RFC 826).
-fn arp_request() -> Vec<u8> {
+pub(super) fn arp_request() -> Vec<u8> {
     let station = [2, 0, 0, 0, 0, 2];
     let mut frame = vec![0; FRAME_HEADER];
     frame.extend([0xFF; 6]);

@@ -199,5 +199,22 @@ pub trait Attachment: Send {
     fn flush(&mut self) -> News;
 }
 
+/// A place on the switch that waits for an attachment, from the side of what is
+/// plugged in and out at its own will, as a NIC is by its driver.
+pub trait Plug: Send {
+    /// The work on frames that the network takes over.
+    fn offloads(&self) -> Offloads;
+
+    /// The longest packet without the Ethernet header that the network carries.
+    fn mtu(&self) -> u16;
+
+    /// Hands `attachment` to the network's thread. The place must be free.
+    fn plug(&mut self, attachment: Box<dyn Attachment>) -> io::Result<()>;
+
+    /// Frees the place. When this returns, the attachment is dropped, and so are
+    /// all frames it gave: nobody reads or writes what lies behind it.
+    fn unplug(&mut self);
+}
+
 #[cfg(test)]
 pub(crate) mod testing;

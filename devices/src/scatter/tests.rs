@@ -141,4 +141,26 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn copying_agrees_with_a_plain_buffer(
+        from in prop::collection::vec((0..SIZE as u64 / 4, 0..64usize), 0..8),
+        to in prop::collection::vec((0..SIZE as u64 / 4, 0..64usize), 0..8),
+        offset in 0..300usize, range in (0..300usize, 0..300usize),
+    ) {
+        // What is copied lies apart from where it goes.
+        let (memory, model) = (memory(), memory());
+        let apart: Vec<_> = to
+            .iter()
+            .map(|(start, length)| (start + SIZE as u64 / 2, *length))
+            .collect();
+        let source = list(&memory, &from);
+        let bytes = contents(&source);
+        let range = range.0.min(range.1)..range.1;
+        list(&memory, &apart).copy_at(offset, &source, range.clone());
+        let bytes = &bytes[range.start.min(bytes.len())..range.end.min(bytes.len())];
+        list(&model, &apart).write_at(offset, bytes);
+        let all = [(0, SIZE)];
+        prop_assert_eq!(contents(&list(&memory, &all)), contents(&list(&model, &all)));
+    }
 }

@@ -11,9 +11,12 @@ use vm_memory::{Bytes, GuestAddress};
 use super::block::{Block, BlockConfig, RawDisk};
 use super::console::{Console, ConsoleConfig, PortBackend, VIRTIO_CONSOLE_F_MULTIPORT};
 use super::device::VirtioDevice;
+use super::net::loopback::Loopback;
 use super::net::tests::{frame, nic};
+use super::net::{Net, NetConfig};
 use super::rng::Rng;
 use super::testing::{Driver, INDIRECT, MEMORY, NEXT, WRITE, wait_for, write_descriptor};
+use crate::net::mac::MacAddress;
 use crate::net::port::Offloads;
 
 /// Where device-writable buffers are, up to the end of memory or beyond.
@@ -403,6 +406,15 @@ proptest! {
         }
         // What is sent to nobody is lost, and so never holds a queue up.
         drop(peers);
+        for scenario in &scenarios {
+            assault(&mut device, scenario, &[1]);
+        }
+    }
+
+    #[test]
+    fn net_on_a_network_survives(scenarios in prop::collection::vec(scenario(&NET), 1..3)) {
+        let config = NetConfig { number: 0, mac: MacAddress::random() };
+        let mut device = Net::on_network(Box::new(Loopback::default()), 2, &config).unwrap();
         for scenario in &scenarios {
             assault(&mut device, scenario, &[1]);
         }

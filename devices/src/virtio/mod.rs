@@ -4,6 +4,7 @@ pub mod block;
 mod config;
 pub mod console;
 pub mod device;
+mod eventfd;
 #[cfg(test)]
 mod hostile;
 pub mod net;

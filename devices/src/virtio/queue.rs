@@ -142,6 +142,11 @@ impl VirtQueue {
         self.queue.size()
     }
 
+    /// What the driver signals when it made buffers available.
+    pub(crate) fn doorbell(&self) -> &EventFd {
+        &self.doorbell
+    }
+
     /// Makes the queue's worker come back to it.
     pub(crate) fn ring_doorbell(&self) {
         // Only a counter at its limit could make this fail, and then the

@@ -20,6 +20,14 @@ const READY_EVENTS: usize = 16;
 /// A driver may reset a device and break the protocol again at will.
 static MALFORMED: RateLimit = RateLimit::new(5, Duration::from_secs(60));
 
+/// Says that the driver broke the protocol: to it, and in the log.
+pub(crate) fn report(device: &str, error: &Malformed, interrupt: &dyn Interrupt) {
+    if let Some(suppressed) = MALFORMED.admit() {
+        tracing::warn!(device, %error, suppressed, "driver error: device stopped until reset");
+    }
+    interrupt.needs_reset();
+}
+
 /// What runs in a worker: a device's queues and its back end.
 ///
 /// Descriptors are watched edge-triggered: the doorbell is never read, which
@@ -192,10 +200,7 @@ impl<H: Handler> Loop<H> {
     fn settle(&mut self, outcome: Result<(), Malformed>) {
         if let Err(error) = outcome {
             let (device, interrupt) = self.handler.identity();
-            if let Some(suppressed) = MALFORMED.admit() {
-                tracing::warn!(device, %error, suppressed, "driver error: device stopped until reset");
-            }
-            interrupt.needs_reset();
+            report(device, &error, interrupt);
             self.state = State::Broken;
         }
     }

@@ -1,8 +1,10 @@
-//! virtio-net (virtio 1.3, 5.1): the NIC; its wire is a [`Port`].
+//! virtio-net (virtio 1.3, 5.1): the NIC. It moves its frames itself, each of
+//! its queue pairs in a thread between guest memory and a [`Port`]; or it is an
+//! [`Attachment`](crate::net::attachment::Attachment) of the virtual network,
+//! whose thread moves them.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -14,17 +16,27 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
     VIRTIO_NET_S_LINK_UP,
 };
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::{Immutable, IntoBytes, LE, U16};
 
+mod attached;
 mod control;
+#[cfg(test)]
+pub(super) mod loopback;
 mod pair;
+mod shared;
+mod steering;
 #[cfg(test)]
 pub(super) mod tests;
+mod window;
 
+pub use shared::Link;
+
+use attached::Attached;
 use control::Control;
 use pair::Pair;
+use shared::Shared;
 
+use crate::net::attachment::Plug;
 use crate::net::mac::MacAddress;
 use crate::net::port::{Offloads, Port};
 use crate::virtio::config;
@@ -85,92 +97,97 @@ struct ConfigSpace {
     mtu: U16<LE>,
 }
 
-/// What the device and its workers have in common.
-#[derive(Debug)]
-struct Shared {
-    /// The address in the lower six bytes, its first byte uppermost.
-    mac: AtomicU64,
-    link_up: AtomicBool,
-    /// How many queue pairs the driver uses.
-    active_pairs: AtomicU16,
-    /// Wakes each pair when their number changes.
-    wakers: Vec<EventFd>,
-}
+/// The most queue pairs of a NIC with ports (5.1.4 allows more).
+const MAX_PAIRS: u16 = 256;
 
-impl Shared {
-    fn mac(&self) -> [u8; 6] {
-        let [_, _, mac @ ..] = self.mac.load(Ordering::Relaxed).to_be_bytes();
-        mac
-    }
-
-    fn set_mac(&self, mac: MacAddress) {
-        let [a, b, c, d, e, f] = mac.bytes();
-        self.mac.store(
-            u64::from_be_bytes([0, 0, a, b, c, d, e, f]),
-            Ordering::Relaxed,
-        );
-    }
-
-    fn set_active_pairs(&self, pairs: u16) {
-        self.active_pairs.store(pairs, Ordering::Relaxed);
-        for waker in &self.wakers {
-            // Only a counter at its limit could make this fail, and then the
-            // descriptor is readable as it should be.
-            let _ = waker.write(1);
-        }
-    }
+/// Who moves the frames.
+enum Backend {
+    /// A worker for each queue pair, with a port that it brings back when it
+    /// stops.
+    Ports {
+        ports: Vec<Box<dyn Port>>,
+        workers: Vec<Worker<Pair>>,
+    },
+    /// The network's thread, while the NIC is plugged in.
+    Network { plug: Box<dyn Plug>, plugged: bool },
 }
 
 /// A virtio NIC.
 pub struct Net {
-    /// The ports of the queue pairs while no worker has them.
-    ports: Vec<Box<dyn Port>>,
-    pairs: u16,
+    backend: Backend,
     offloads: Offloads,
     mtu: Option<u16>,
     number: usize,
     mac: MacAddress,
     queue_sizes: Vec<u16>,
     shared: Arc<Shared>,
-    workers: Vec<Worker<Pair>>,
+}
+
+/// The queues of a device that is activated.
+struct Queues {
+    /// Receive and transmit queue of each pair.
+    pairs: Vec<(VirtQueue, VirtQueue)>,
+    control: Option<Control>,
 }
 
 impl Net {
     /// A NIC with a queue pair for each of `ports`, of which there must be at
     /// least one.
     pub fn new(ports: Vec<Box<dyn Port>>, config: &NetConfig) -> io::Result<Self> {
-        let pairs = u16::try_from(ports.len())
-            .ok()
-            .filter(|pairs| (1..=256).contains(pairs));
-        let Some(pairs) = pairs else {
-            let message = format!("a NIC has 1 to 256 queue pairs, not {}", ports.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        };
-        let mut queue_sizes = vec![QUEUE_SIZE; 2 * ports.len()];
-        queue_sizes.push(CONTROL_QUEUE_SIZE);
-        let wakers = ports
+        let pairs = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+        let offloads = ports
             .iter()
-            .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC));
-        let shared = Shared {
-            mac: AtomicU64::new(0),
-            link_up: AtomicBool::new(true),
-            active_pairs: AtomicU16::new(1),
-            wakers: wakers.collect::<io::Result<_>>()?,
-        };
-        shared.set_mac(config.mac);
-        Ok(Self {
-            offloads: ports
-                .iter()
-                .fold(Offloads::all(), |all, port| all & port.offloads()),
-            mtu: ports.iter().filter_map(|port| port.mtu()).min(),
+            .fold(Offloads::all(), |all, port| all & port.offloads());
+        let mtu = ports.iter().filter_map(|port| port.mtu()).min();
+        let backend = Backend::Ports {
             ports,
-            pairs,
+            workers: Vec::new(),
+        };
+        Self::with(backend, (pairs, MAX_PAIRS), offloads, mtu, config)
+    }
+
+    /// A NIC with so many queue pairs at a place of the virtual network.
+    pub fn on_network(plug: Box<dyn Plug>, pairs: u16, config: &NetConfig) -> io::Result<Self> {
+        let (offloads, mtu) = (plug.offloads(), plug.mtu());
+        let backend = Backend::Network {
+            plug,
+            plugged: false,
+        };
+        let pairs = (pairs, attached::MAX_PAIRS);
+        Self::with(backend, pairs, offloads, Some(mtu), config)
+    }
+
+    fn with(
+        backend: Backend,
+        (pairs, most): (u16, u16),
+        offloads: Offloads,
+        mtu: Option<u16>,
+        config: &NetConfig,
+    ) -> io::Result<Self> {
+        if !(1..=most).contains(&pairs) {
+            let message = format!("a NIC of this kind has 1 to {most} queue pairs, not {pairs}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(pairs)];
+        queue_sizes.push(CONTROL_QUEUE_SIZE);
+        let wakers = match &backend {
+            Backend::Ports { ports, .. } => ports.len(),
+            Backend::Network { .. } => 1,
+        };
+        Ok(Self {
+            backend,
+            offloads,
+            mtu,
             number: config.number,
             mac: config.mac,
             queue_sizes,
-            shared: Arc::new(shared),
-            workers: Vec::new(),
+            shared: Arc::new(Shared::new(config.mac, pairs, wakers)?),
         })
+    }
+
+    /// The NIC's cable.
+    pub fn link(&self) -> Link {
+        Link(self.shared.clone())
     }
 
     /// What the guest, by the features it chose, does with received frames.
@@ -189,20 +206,8 @@ impl Net {
         offloads
     }
 
-    fn prepare_ports(&mut self, features: u64) -> io::Result<()> {
-        let offloads = Self::guest_offloads(features) & self.offloads;
-        for (number, port) in self.ports.iter_mut().enumerate() {
-            // Settings need an attached queue; then the first pair alone is
-            // used, until the driver asks for more.
-            port.set_active(true)?;
-            port.accept(offloads)?;
-            port.set_active(number == 0)?;
-        }
-        Ok(())
-    }
-
     /// Takes queues `2n` and `2n + 1` of each pair, and the control queue.
-    fn pairs(&mut self, activation: Activation) -> Result<Vec<Pair>, ActivateError> {
+    fn queues(&self, activation: Activation) -> Result<Queues, ActivateError> {
         let Activation {
             memory,
             features,
@@ -212,7 +217,7 @@ impl Net {
         let multiqueue = features & 1 << VIRTIO_NET_F_MQ != 0;
         // Without multiqueue the control queue has the place of a second
         // pair's receive queue (5.1.2).
-        let pairs = if multiqueue { self.pairs } else { 1 };
+        let pairs = if multiqueue { self.shared.max_pairs } else { 1 };
         let enabled = queues.len();
         let mut queues = queues.into_iter().peekable();
         let mut next = |index: u16| {
@@ -228,36 +233,55 @@ impl Net {
         let taken: Vec<_> = (0..pairs)
             .map_while(|pair| Some((next(2 * pair)?, next(2 * pair + 1)?)))
             .collect();
-        let mut control = next(2 * pairs)
-            .map(|queue| Control::new(queue, memory.clone(), self.shared.clone(), multiqueue));
         if taken.is_empty() {
             return Err(ActivateError::MissingQueues { enabled, needed: 2 });
         }
-        let ports = self.ports.drain(..taken.len());
-        let pairs = (0..)
-            .zip(taken)
-            .zip(ports)
-            .map(|((number, (receive, transmit)), port)| {
-                let name = format!("NIC {}", self.number);
-                let parts = pair::Parts {
-                    number,
-                    name,
-                    port,
-                    receive,
-                    transmit,
-                };
-                let shared = self.shared.clone();
-                Pair::new(
-                    parts,
-                    features,
-                    control.take(),
-                    memory.clone(),
-                    shared,
-                    interrupt.clone(),
-                )
-            });
-        Ok(pairs.collect())
+        let control = next(2 * pairs)
+            .map(|queue| Control::new(queue, &memory, self.shared.clone(), multiqueue));
+        Ok(Queues {
+            pairs: taken,
+            control,
+        })
     }
+}
+
+/// Prepares the ports of a NIC whose driver chose `offloads`.
+fn prepare(ports: &mut [Box<dyn Port>], offloads: Offloads) -> Result<(), ActivateError> {
+    let prepared = ports.iter_mut().enumerate().try_for_each(|(number, port)| {
+        // Settings need an attached queue; then the first pair alone is
+        // used, until the driver asks for more.
+        port.set_active(true)?;
+        port.accept(offloads)?;
+        port.set_active(number == 0)
+    });
+    prepared.map_err(|source| ActivateError::Host {
+        what: "set up the NIC's port",
+        source,
+    })
+}
+
+/// Starts a worker for each of `pairs`.
+fn start(
+    pairs: impl Iterator<Item = Pair>,
+    number: usize,
+    ports: &mut Vec<Box<dyn Port>>,
+    workers: &mut Vec<Worker<Pair>>,
+) -> Result<(), ActivateError> {
+    let mut failure = None;
+    for (index, pair) in pairs.enumerate() {
+        if failure.is_some() {
+            ports.push(pair.into_port());
+            continue;
+        }
+        match Worker::spawn(&format!("nestling-net{number}.{index}"), pair) {
+            Ok(worker) => workers.push(worker),
+            Err(failed) => {
+                ports.push(failed.handler.into_port());
+                failure = Some(failed.error);
+            }
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 impl VirtioDevice for Net {
@@ -286,19 +310,19 @@ impl VirtioDevice for Net {
         if self.mtu.is_some() {
             features |= 1 << VIRTIO_NET_F_MTU;
         }
-        if self.pairs > 1 {
+        if self.shared.max_pairs > 1 {
             features |= 1 << VIRTIO_NET_F_MQ;
         }
         features
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let up = self.shared.link_up.load(Ordering::Relaxed);
+        let up = self.shared.link_up();
         let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
         let space = ConfigSpace {
             mac: self.shared.mac(),
             status: U16::new(u16::try_from(status).expect("one bit")),
-            max_virtqueue_pairs: self.pairs.into(),
+            max_virtqueue_pairs: self.shared.max_pairs.into(),
             mtu: self.mtu.unwrap_or(0).into(),
         };
         config::read(space.as_bytes(), offset, data);
@@ -307,42 +331,77 @@ impl VirtioDevice for Net {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.prepare_ports(activation.features)
-            .map_err(|source| ActivateError::Host {
-                what: "set up the NIC's port",
-                source,
-            })?;
-        let mut failure = None;
-        for (number, pair) in self.pairs(activation)?.into_iter().enumerate() {
-            if failure.is_some() {
-                self.ports.push(pair.into_port());
-                continue;
-            }
-            match Worker::spawn(&format!("nestling-net{}.{number}", self.number), pair) {
-                Ok(worker) => self.workers.push(worker),
-                Err(failed) => {
-                    self.ports.push(failed.handler.into_port());
-                    failure = Some(failed.error);
-                }
-            }
+        let (features, memory) = (activation.features, activation.memory.clone());
+        let interrupt = activation.interrupt.clone();
+        let offloads = Self::guest_offloads(features) & self.offloads;
+        if let Backend::Ports { ports, .. } = &mut self.backend {
+            prepare(ports, offloads)?;
         }
-        match failure {
-            None => Ok(()),
-            Some(error) => {
-                self.reset();
-                Err(error)
+        let queues = self.queues(activation)?;
+        self.shared.set_interrupt(Some(interrupt.clone()));
+        let name = format!("NIC {}", self.number);
+        let shared = &self.shared;
+        let started = match &mut self.backend {
+            Backend::Ports { ports, workers } => {
+                let Queues { pairs, mut control } = queues;
+                let taken: Vec<_> = ports.drain(..pairs.len()).collect();
+                let pairs = (0..).zip(pairs).zip(taken);
+                let pairs = pairs.map(|((number, (receive, transmit)), port)| {
+                    let parts = pair::Parts {
+                        number,
+                        name: name.clone(),
+                        port,
+                        receive,
+                        transmit,
+                    };
+                    let (memory, shared) = (memory.clone(), shared.clone());
+                    let interrupt = interrupt.clone();
+                    Pair::new(parts, features, control.take(), memory, shared, interrupt)
+                });
+                start(pairs, self.number, ports, workers)
             }
+            Backend::Network { plug, plugged } => {
+                let identity = attached::Identity {
+                    name,
+                    mac: self.mac,
+                    mtu: plug.mtu(),
+                    offloads,
+                    shared: shared.clone(),
+                };
+                let attached = Attached::new(identity, queues, features, memory, interrupt);
+                let done = plug.plug(Box::new(attached));
+                *plugged = done.is_ok();
+                done.map_err(|source| ActivateError::Host {
+                    what: "plug the NIC into the virtual network",
+                    source,
+                })
+            }
+        };
+        if started.is_err() {
+            self.reset();
         }
+        started
     }
 
     fn reset(&mut self) {
-        let running = self
-            .workers
-            .drain(..)
-            .map(|worker| worker.stop().into_port());
-        // Ports keep their order: those of the workers come first.
-        self.ports.splice(0..0, running);
-        self.shared.set_mac(self.mac);
-        self.shared.active_pairs.store(1, Ordering::Relaxed);
+        match &mut self.backend {
+            Backend::Ports { ports, workers } => {
+                let running = workers.drain(..).map(|worker| worker.stop().into_port());
+                // Ports keep their order: those of the workers come first.
+                ports.splice(0..0, running);
+            }
+            Backend::Network { plug, plugged } => {
+                if std::mem::take(plugged) {
+                    plug.unplug();
+                }
+            }
+        }
+        self.shared.reset(self.mac);
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.reset();
     }
 }

@@ -1,21 +1,19 @@
 //! A pair of receive and transmit queue at work, with its port.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use event_manager::EventSet;
 use nestling_arch::GuestMemory;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4,
-    VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_GUEST_USO6,
 };
 
-use super::Shared;
 use super::control::Control;
+use super::shared::Shared;
+use super::window::{Room, Window};
 use crate::net::port::{FRAME_HEADER, MAX_FRAME, Port};
-use crate::scatter::ScatterList;
 use crate::virtio::device::Interrupt;
 use crate::virtio::queue::{Chain, Malformed, VirtQueue};
 use crate::virtio::worker::{Handler, Watch};
@@ -28,9 +26,6 @@ const WAKE: u32 = 4;
 
 /// Frames in one direction before the other direction gets its turn.
 const BUDGET: usize = 64;
-
-/// Where the frame header says how many buffers a frame takes.
-const NUM_BUFFERS_OFFSET: usize = 10;
 
 /// Features with which a received frame may be longer than the MTU.
 const LONG_FRAMES: u64 = 1 << VIRTIO_NET_F_GUEST_TSO4
@@ -49,22 +44,13 @@ pub(super) struct Parts {
     pub(super) transmit: VirtQueue,
 }
 
-/// Buffers taken from the receive queue that hold no frame yet.
-struct Window {
-    buffers: ScatterList,
-    /// Each chain's head and length, in the order of `buffers`.
-    chains: VecDeque<(u16, usize)>,
-    /// Whether a frame may be spread over several chains.
-    mergeable: bool,
-    /// The bytes that hold any frame.
-    wanted: usize,
-}
-
 /// A queue pair and its port.
 pub(super) struct Pair {
     parts: Parts,
     control: Option<Control>,
     window: Window,
+    /// The bytes that hold any frame.
+    wanted: usize,
     outgoing: Chain,
     /// Whether the frame in `outgoing` is yet to be sent.
     pending: bool,
@@ -81,22 +67,16 @@ impl Pair {
         shared: Arc<Shared>,
         interrupt: Arc<dyn Interrupt>,
     ) -> Self {
-        let mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         let plain = parts
             .port
             .mtu()
             .map(|mtu| FRAME_HEADER + 14 + 4 + usize::from(mtu));
         let long = features & LONG_FRAMES != 0;
         let wanted = plain.filter(|_| !long).unwrap_or(MAX_FRAME);
-        let buffers = ScatterList::new(memory.clone());
         Self {
             control,
-            window: Window {
-                buffers,
-                chains: VecDeque::new(),
-                mergeable,
-                wanted,
-            },
+            window: Window::new(memory.clone(), features),
+            wanted,
             outgoing: Chain::new(&memory),
             pending: false,
             parts,
@@ -127,7 +107,12 @@ impl Pair {
             if self.outgoing.readable.len() < FRAME_HEADER {
                 return Err(queue.bad_request(self.outgoing.head, "too short for a frame header"));
             }
-            match self.parts.port.send(&self.outgoing.readable) {
+            let sent = if self.shared.link_up() {
+                self.parts.port.send(&self.outgoing.readable)
+            } else {
+                Ok(())
+            };
+            match sent {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -146,29 +131,38 @@ impl Pair {
 
     /// Gives the guest what the port has, as long as there are buffers.
     fn receive(&mut self) -> Result<(), Malformed> {
-        if !self.shared.link_up.load(Ordering::Relaxed) {
+        if !self.shared.link_up() {
             return Ok(());
         }
         let queue = &mut self.parts.receive;
         queue.disable_doorbell()?;
         for _ in 0..BUDGET {
-            if !self.window.fill(queue)? {
+            // A frame for which the buffers are too small is cut off.
+            if self.window.fill(queue, self.wanted)? == Room::Lacking {
                 queue.signal_used()?;
                 if !queue.enable_doorbell()? {
                     return Ok(());
                 }
                 continue;
             }
-            match self.parts.port.receive(&self.window.buffers) {
-                Ok(length) => self.window.deliver(length, queue)?,
+            let buffers = self.window.buffers();
+            match self.parts.port.receive(buffers) {
+                // Cut off: drop it, and use the buffers for the next frame.
+                Ok(length)
+                    if self.window.mergeable()
+                        && length == buffers.len()
+                        && length < self.wanted => {}
+                Ok(length) => {
+                    self.window.deliver(length, queue)?;
+                    queue.publish_used()?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return queue.signal_used();
                 }
                 Err(error) => {
                     tracing::warn!(device = self.parts.name, %error, "the NIC's port failed: link down");
-                    self.shared.link_up.store(false, Ordering::Relaxed);
-                    self.interrupt.config_changed();
+                    self.shared.set_link(false);
                     return queue.signal_used();
                 }
             }
@@ -177,69 +171,14 @@ impl Pair {
         queue.signal_used()
     }
 
-    /// Follows a change of the number of pairs that the driver uses.
+    /// Follows a change of the link, or of the number of pairs that the driver
+    /// uses.
     fn follow(&mut self) -> Result<(), Malformed> {
-        let active = self.parts.number < self.shared.active_pairs.load(Ordering::Relaxed);
+        let active = self.parts.number < self.shared.active_pairs();
         if let Err(error) = self.parts.port.set_active(active) {
             tracing::debug!(device = self.parts.name, %error, "cannot change a port's activity");
         }
         self.receive()
-    }
-}
-
-impl Window {
-    /// Takes buffers until any frame has room; false if too few are there.
-    fn fill(&mut self, queue: &mut VirtQueue) -> Result<bool, Malformed> {
-        while !self.has_room() {
-            let before = self.buffers.len();
-            let Some(head) = queue.pop_writable(&mut self.buffers)? else {
-                // A driver that gave half of its ring and still not enough for
-                // the longest frame has buffers too small for it.
-                return Ok(self.chains.len() > usize::from(queue.size() / 2));
-            };
-            let length = self.buffers.len() - before;
-            if length < FRAME_HEADER {
-                return Err(queue.bad_request(head, "too short for a frame header"));
-            }
-            self.chains.push_back((head, length));
-        }
-        Ok(true)
-    }
-
-    fn has_room(&self) -> bool {
-        if self.mergeable {
-            self.buffers.len() >= self.wanted
-        } else {
-            !self.chains.is_empty()
-        }
-    }
-
-    /// Returns the chains that a frame of `length` bytes fills.
-    fn deliver(&mut self, length: usize, queue: &mut VirtQueue) -> Result<(), Malformed> {
-        if self.mergeable && length == self.buffers.len() && length < self.wanted {
-            // Cut off: drop it, and use the buffers for the next frame.
-            return Ok(());
-        }
-        let mut count = 0u16;
-        let mut room = 0;
-        while room < length.max(1) {
-            let Some((_, chain)) = self.chains.get(usize::from(count)) else {
-                break;
-            };
-            room += chain;
-            count += 1;
-        }
-        self.buffers
-            .write_at(NUM_BUFFERS_OFFSET, &count.to_le_bytes());
-        let mut left = length;
-        for (head, chain) in self.chains.drain(..usize::from(count)) {
-            let written = left.min(chain);
-            left -= written;
-            queue.stage_used(head, written)?;
-        }
-        self.buffers.advance(room);
-        self.buffers.compact();
-        queue.publish_used()
     }
 }
 

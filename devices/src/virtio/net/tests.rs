@@ -1,6 +1,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::net::port::FRAME_HEADER;
@@ -382,7 +383,10 @@ fn missing_queues_are_refused_and_the_ports_kept() {
     activation.queues.truncate(2);
     net.activate(activation).unwrap();
     net.reset();
-    assert_eq!(net.ports.len(), 2);
+    let Backend::Ports { ports, workers } = &net.backend else {
+        panic!("made with ports");
+    };
+    assert_eq!((ports.len(), workers.len()), (2, 0));
 }
 
 #[test]

@@ -1,3 +1,4 @@
 //! What a port can be.
 
+pub mod pcap;
 pub mod tap;

@@ -157,6 +157,10 @@ pub enum Sent {
 
 /// How an attachment has its descriptors watched: edge-triggered (epoll(7)),
 /// each under a token that [`Attachment::ready`] is told.
+///
+/// Whoever watches forgets an attachment's descriptors before it drops the
+/// attachment: the files behind them may outlive it, and epoll would go on
+/// watching these.
 pub trait Watch {
     /// Watches a descriptor for being readable, and writable if asked.
     fn add(&mut self, fd: BorrowedFd<'_>, token: u8, writable: bool) -> io::Result<()>;

@@ -167,7 +167,7 @@ impl VirtQueue {
     pub(crate) fn pop(&mut self, chain: &mut Chain) -> Result<bool, Malformed> {
         chain.readable.clear();
         chain.writable.clear();
-        match self.next_chain(&mut chain.readable, &mut chain.writable)? {
+        match self.next_chain(Some(&mut chain.readable), &mut chain.writable)? {
             Some(head) => chain.head = head,
             None => return Ok(false),
         }
@@ -181,20 +181,21 @@ impl VirtQueue {
         &mut self,
         buffers: &mut ScatterList,
     ) -> Result<Option<u16>, Malformed> {
-        let mut readable = ScatterList::new(self.memory.clone());
         let before = buffers.len();
-        let Some(head) = self.next_chain(&mut readable, buffers)? else {
-            return Ok(None);
-        };
-        if !readable.is_empty() || buffers.len() == before {
-            return Err(self.bad_request(head, "not a buffer to receive into"));
+        let head = self.next_chain(None, buffers)?;
+        match head {
+            Some(head) if buffers.len() == before => {
+                Err(self.bad_request(head, "no room to receive into"))
+            }
+            head => Ok(head),
         }
-        Ok(Some(head))
     }
 
+    /// Appends the buffers of the next available chain to `readable`, without
+    /// which it may have no such buffers, and to `writable`.
     fn next_chain(
         &mut self,
-        readable: &mut ScatterList,
+        mut readable: Option<&mut ScatterList>,
         writable: &mut ScatterList,
     ) -> Result<Option<u16>, Malformed> {
         let queue = self.index;
@@ -215,7 +216,11 @@ impl VirtQueue {
                     answering = true;
                     &mut *writable
                 }
-                (false, false) => &mut *readable,
+                (false, false) => readable.as_deref_mut().ok_or(Malformed::Request {
+                    queue,
+                    head,
+                    what: "not a buffer to receive into",
+                })?,
                 (false, true) => return Err(Malformed::Order { queue, head }),
             };
             let length = descriptor.len() as usize;

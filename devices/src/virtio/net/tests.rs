@@ -326,6 +326,21 @@ fn a_port_that_fails_takes_the_link_down() {
 }
 
 #[test]
+fn without_its_cable_frames_are_lost() {
+    let (mut net, peers) = nic(1, Offloads::empty());
+    let link = net.link();
+    let mut driver = start(&mut net, 0);
+    link.set(false);
+    driver.call(1, &[Buffer::Out(&frame(60))]);
+    link.set(true);
+    driver.call(1, &[Buffer::Out(&frame(70))]);
+    assert_eq!(peers[0].socket.recv(&mut [0; 100]).unwrap(), 70);
+    peers[0].socket.send(&frame(80)).unwrap();
+    assert_eq!(driver.call(0, &[Buffer::In(2000)]).0, 80);
+    assert_eq!(driver.recorder.config_changes.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn malformed_requests_stop_the_device_until_reset() {
     let cases: [(&str, usize, &[Buffer<'_>]); 5] = [
         ("a frame without its header", 1, &[Buffer::Out(&[0; 11])]),

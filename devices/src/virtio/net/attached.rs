@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nestling_arch::GuestMemory;
 
-use super::Queues;
+use super::Active;
 use super::control::Control;
 use super::shared::Shared;
 use super::steering::{self, Steering};
@@ -60,36 +60,26 @@ pub(super) struct Attached {
     spare: Vec<ScatterList>,
     memory: Arc<GuestMemory>,
     interrupt: Arc<dyn Interrupt>,
-    identity: Identity,
+    /// Its name in log lines.
+    name: String,
+    mac: MacAddress,
+    mtu: u16,
+    /// What its driver does with received frames itself.
+    offloads: Offloads,
+    shared: Arc<Shared>,
     /// The driver broke the protocol: nothing happens until a reset.
     broken: bool,
     /// What the next flush tells.
     news: News,
 }
 
-/// What the device says of the NIC.
-pub(super) struct Identity {
-    /// Its name in log lines.
-    pub(super) name: String,
-    pub(super) mac: MacAddress,
-    pub(super) mtu: u16,
-    /// What its driver does with received frames itself.
-    pub(super) offloads: Offloads,
-    pub(super) shared: Arc<Shared>,
-}
-
 impl Attached {
-    pub(super) fn new(
-        identity: Identity,
-        queues: Queues,
-        features: u64,
-        memory: Arc<GuestMemory>,
-        interrupt: Arc<dyn Interrupt>,
-    ) -> Self {
+    pub(super) fn new(active: Active, mac: MacAddress, mtu: u16) -> Self {
+        let (queues, memory) = (active.queues, active.memory);
         let pairs = queues.pairs.into_iter().map(|(receive, transmit)| Pair {
             receive,
             transmit,
-            window: Window::new(memory.clone(), features),
+            window: Window::new(memory.clone(), active.features),
             waiting: true,
             out: 0,
             received: false,
@@ -103,8 +93,12 @@ impl Attached {
             outgoing: Chain::new(&memory),
             spare: Vec::new(),
             memory,
-            interrupt,
-            identity,
+            interrupt: active.interrupt,
+            name: active.name,
+            mac,
+            mtu,
+            offloads: active.offloads,
+            shared: active.shared,
             broken: false,
             news: News::empty(),
         }
@@ -112,7 +106,7 @@ impl Attached {
 
     /// Falls silent, because the driver broke the protocol.
     fn fail(&mut self, error: &Malformed) {
-        report(&self.identity.name, error, &*self.interrupt);
+        report(&self.name, error, &*self.interrupt);
         self.broken = true;
         self.news |= News::SETTINGS;
     }
@@ -179,7 +173,7 @@ impl Attached {
 
     /// The pair for a frame to the guest.
     fn steer(&self, headers: &[u8], content: &Content<'_>) -> usize {
-        let active = usize::from(self.identity.shared.active_pairs());
+        let active = usize::from(self.shared.active_pairs());
         let active = active.clamp(1, self.pairs.len());
         if active == 1 {
             return 0;
@@ -290,24 +284,24 @@ fn copy(payload: &dyn Payload, buffers: &ScatterList, at: usize) {
 
 impl Attachment for Attached {
     fn mac(&self) -> Option<MacAddress> {
-        Some(self.identity.mac)
+        Some(self.mac)
     }
 
     fn mtu(&self) -> u16 {
-        self.identity.mtu
+        self.mtu
     }
 
     fn settings(&self) -> Settings {
         let control = self.control.as_ref();
         Settings {
-            offloads: self.identity.offloads,
+            offloads: self.offloads,
             filter: control.map_or_else(ReceiveFilter::default, Control::filter),
-            link: self.identity.shared.link_up() && !self.broken,
+            link: self.shared.link_up() && !self.broken,
         }
     }
 
     fn watch(&mut self, watch: &mut dyn Watch) -> io::Result<()> {
-        for waker in &self.identity.shared.wakers {
+        for waker in &self.shared.wakers {
             watch.add(as_fd(waker), WAKE, false)?;
         }
         let queues = self

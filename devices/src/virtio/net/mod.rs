@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use nestling_arch::GuestMemory;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
@@ -28,21 +29,21 @@ mod steering;
 #[cfg(test)]
 pub(super) mod tests;
 mod window;
+mod workers;
 
 pub use shared::Link;
 
 use attached::Attached;
 use control::Control;
-use pair::Pair;
 use shared::Shared;
+use workers::Workers;
 
 use crate::net::attachment::Plug;
 use crate::net::mac::MacAddress;
 use crate::net::port::{Offloads, Port};
 use crate::virtio::config;
-use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
+use crate::virtio::device::{ActivateError, Activation, Interrupt, VirtioDevice};
 use crate::virtio::queue::{RING_FEATURES, VirtQueue};
-use crate::virtio::worker::Worker;
 
 /// Entries in each receive and transmit queue.
 const QUEUE_SIZE: u16 = 256;
@@ -102,12 +103,8 @@ const MAX_PAIRS: u16 = 256;
 
 /// Who moves the frames.
 enum Backend {
-    /// A worker for each queue pair, with a port that it brings back when it
-    /// stops.
-    Ports {
-        ports: Vec<Box<dyn Port>>,
-        workers: Vec<Worker<Pair>>,
-    },
+    /// A worker for each queue pair, with its port.
+    Ports(Workers),
     /// The network's thread, while the NIC is plugged in.
     Network { plug: Box<dyn Plug>, plugged: bool },
 }
@@ -120,6 +117,20 @@ pub struct Net {
     number: usize,
     mac: MacAddress,
     queue_sizes: Vec<u16>,
+    shared: Arc<Shared>,
+}
+
+/// A device that is activated, for who moves its frames.
+struct Active {
+    /// Its name in log lines.
+    name: String,
+    /// What its driver chose.
+    features: u64,
+    /// What its driver does with received frames itself.
+    offloads: Offloads,
+    queues: Queues,
+    memory: Arc<GuestMemory>,
+    interrupt: Arc<dyn Interrupt>,
     shared: Arc<Shared>,
 }
 
@@ -139,10 +150,7 @@ impl Net {
             .iter()
             .fold(Offloads::all(), |all, port| all & port.offloads());
         let mtu = ports.iter().filter_map(|port| port.mtu()).min();
-        let backend = Backend::Ports {
-            ports,
-            workers: Vec::new(),
-        };
+        let backend = Backend::Ports(Workers::new(ports));
         Self::with(backend, (pairs, MAX_PAIRS), offloads, mtu, config)
     }
 
@@ -170,8 +178,8 @@ impl Net {
         }
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(pairs)];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
-        let wakers = match &backend {
-            Backend::Ports { ports, .. } => ports.len(),
+        let wakers = match backend {
+            Backend::Ports(_) => usize::from(pairs),
             Backend::Network { .. } => 1,
         };
         Ok(Self {
@@ -245,45 +253,6 @@ impl Net {
     }
 }
 
-/// Prepares the ports of a NIC whose driver chose `offloads`.
-fn prepare(ports: &mut [Box<dyn Port>], offloads: Offloads) -> Result<(), ActivateError> {
-    let prepared = ports.iter_mut().enumerate().try_for_each(|(number, port)| {
-        // Settings need an attached queue; then the first pair alone is
-        // used, until the driver asks for more.
-        port.set_active(true)?;
-        port.accept(offloads)?;
-        port.set_active(number == 0)
-    });
-    prepared.map_err(|source| ActivateError::Host {
-        what: "set up the NIC's port",
-        source,
-    })
-}
-
-/// Starts a worker for each of `pairs`.
-fn start(
-    pairs: impl Iterator<Item = Pair>,
-    number: usize,
-    ports: &mut Vec<Box<dyn Port>>,
-    workers: &mut Vec<Worker<Pair>>,
-) -> Result<(), ActivateError> {
-    let mut failure = None;
-    for (index, pair) in pairs.enumerate() {
-        if failure.is_some() {
-            ports.push(pair.into_port());
-            continue;
-        }
-        match Worker::spawn(&format!("nestling-net{number}.{index}"), pair) {
-            Ok(worker) => workers.push(worker),
-            Err(failed) => {
-                ports.push(failed.handler.into_port());
-                failure = Some(failed.error);
-            }
-        }
-    }
-    failure.map_or(Ok(()), Err)
-}
-
 impl VirtioDevice for Net {
     fn device_type(&self) -> u32 {
         VIRTIO_ID_NET
@@ -331,44 +300,23 @@ impl VirtioDevice for Net {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let (features, memory) = (activation.features, activation.memory.clone());
-        let interrupt = activation.interrupt.clone();
-        let offloads = Self::guest_offloads(features) & self.offloads;
-        if let Backend::Ports { ports, .. } = &mut self.backend {
-            prepare(ports, offloads)?;
-        }
+        let features = activation.features;
+        let (memory, interrupt) = (activation.memory.clone(), activation.interrupt.clone());
         let queues = self.queues(activation)?;
         self.shared.set_interrupt(Some(interrupt.clone()));
-        let name = format!("NIC {}", self.number);
-        let shared = &self.shared;
+        let active = Active {
+            name: format!("NIC {}", self.number),
+            features,
+            offloads: Self::guest_offloads(features) & self.offloads,
+            queues,
+            memory,
+            interrupt,
+            shared: self.shared.clone(),
+        };
         let started = match &mut self.backend {
-            Backend::Ports { ports, workers } => {
-                let Queues { pairs, mut control } = queues;
-                let taken: Vec<_> = ports.drain(..pairs.len()).collect();
-                let pairs = (0..).zip(pairs).zip(taken);
-                let pairs = pairs.map(|((number, (receive, transmit)), port)| {
-                    let parts = pair::Parts {
-                        number,
-                        name: name.clone(),
-                        port,
-                        receive,
-                        transmit,
-                    };
-                    let (memory, shared) = (memory.clone(), shared.clone());
-                    let interrupt = interrupt.clone();
-                    Pair::new(parts, features, control.take(), memory, shared, interrupt)
-                });
-                start(pairs, self.number, ports, workers)
-            }
+            Backend::Ports(workers) => workers.start(active, self.number),
             Backend::Network { plug, plugged } => {
-                let identity = attached::Identity {
-                    name,
-                    mac: self.mac,
-                    mtu: plug.mtu(),
-                    offloads,
-                    shared: shared.clone(),
-                };
-                let attached = Attached::new(identity, queues, features, memory, interrupt);
+                let attached = Attached::new(active, self.mac, plug.mtu());
                 let done = plug.plug(Box::new(attached));
                 *plugged = done.is_ok();
                 done.map_err(|source| ActivateError::Host {
@@ -385,11 +333,7 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         match &mut self.backend {
-            Backend::Ports { ports, workers } => {
-                let running = workers.drain(..).map(|worker| worker.stop().into_port());
-                // Ports keep their order: those of the workers come first.
-                ports.splice(0..0, running);
-            }
+            Backend::Ports(workers) => workers.stop(),
             Backend::Network { plug, plugged } => {
                 if std::mem::take(plugged) {
                     plug.unplug();

@@ -200,13 +200,15 @@ impl<A: Address, K: Clone + Ord> Leases<A, K> {
         address
     }
 
-    /// Makes `address` its client's until `until`.
-    pub(super) fn bind(&mut self, address: A, until: Time, name: Option<String>) {
+    /// Makes `address` its client's until `until`; returns the client's name.
+    /// One that extends its lease need not say again what it is called.
+    pub(super) fn bind(&mut self, address: A, until: Time, name: Option<String>) -> Option<String> {
         self.change(address, |lease| {
             lease.state = State::Bound;
             lease.expires = until;
-            lease.name = name;
+            lease.name = name.or(lease.name.take());
         });
+        self.get(address)?.name.clone()
     }
 
     /// Takes `address` back.

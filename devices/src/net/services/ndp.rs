@@ -17,9 +17,6 @@ pub const HOP_LIMIT: u8 = 255;
 /// All nodes of the link (RFC 4291, 2.7.1).
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 1);
 
-/// All routers of the link.
-pub const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 2);
-
 /// The addresses of the link (RFC 4291, 2.5.6).
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 0);
 
@@ -109,12 +106,6 @@ impl Responder {
     /// (RFC 4861, 4.2).
     pub fn link_local(&self) -> Ipv6Addr {
         self.addresses[0]
-    }
-
-    /// The groups that the gateway is in.
-    pub fn groups(&self) -> impl Iterator<Item = Ipv6Addr> {
-        let own = self.addresses.iter().copied().map(solicited_node);
-        [ALL_NODES, ALL_ROUTERS].into_iter().chain(own)
     }
 
     /// Takes a message from the station `source`; `options` is what follows
@@ -312,6 +303,7 @@ mod tests {
     const OURS: Ipv6Addr = Ipv6Addr::new(0xFD00, 0, 0, 0, 0, 0, 0, 1);
     const GUEST: Ipv6Addr = Ipv6Addr::new(0xFD00, 0, 0, 0, 0, 0, 0x1234, 0x5678);
     const NOBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+    const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 2);
 
     fn mac(last: u8) -> MacAddress {
         MacAddress::new([2, 0, 0, 0, 0, last]).unwrap()
@@ -561,11 +553,6 @@ mod tests {
         let announcement = responder().announcement(OURS);
         assert_eq!(announcement.destination, ALL_NODES);
         assert_eq!(announcement.source, OURS);
-        assert!(
-            responder()
-                .groups()
-                .any(|group| group == solicited_node(OURS))
-        );
     }
 
     proptest! {

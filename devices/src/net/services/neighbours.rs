@@ -160,14 +160,20 @@ impl<A: Copy + Ord + Hash> Neighbours<A> {
         Next::SendAndAsk(station)
     }
 
-    /// Notes a packet from `address`: its station is there.
-    pub fn heard(&mut self, now: Time, address: A, station: Station) {
-        if let Some(&entry) = self.entries.get(&address)
-            && entry.station == Some(station)
-            && (now.since(entry.confirmed) >= GRAIN || entry.asking.is_some())
-        {
+    /// Notes a packet from `address`: its station is there. False says that
+    /// the address is known to be behind another port.
+    pub fn heard(&mut self, now: Time, address: A, station: Station) -> bool {
+        let Some(&entry) = self.entries.get(&address) else {
+            return true;
+        };
+        let Some(known) = entry.station else {
+            return true;
+        };
+        let unsure = now.since(entry.confirmed) >= GRAIN || entry.asking.is_some();
+        if known == station && unsure {
             self.confirm(now, address, station);
         }
+        known.port == station.port
     }
 
     /// Takes the news that `station` has `address`.
@@ -210,6 +216,15 @@ impl<A: Copy + Ord + Hash> Neighbours<A> {
         }
         self.ask(now, address, entry);
         Learned::Contested(known)
+    }
+
+    /// Forgets that a station behind `port` has `address`, which it gave back.
+    pub fn forget(&mut self, address: A, port: PortNumber) {
+        let entry = self.entries.get(&address);
+        let station = entry.and_then(|entry| entry.station);
+        if station.is_some_and(|station| station.port == port) {
+            self.remove(address);
+        }
     }
 
     /// Forgets the stations behind `port`, which is gone.

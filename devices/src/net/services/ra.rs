@@ -1,4 +1,4 @@
-//! Router advertisements (RFC 4861, 6.2; RFC 4862; RFC 8106; RFC 4191).
+//! Router advertisements (RFC 4861, 6.2; RFC 4862; RFC 8106).
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -61,8 +61,6 @@ pub struct Config {
     pub domain: Option<String>,
     /// The link's MTU.
     pub mtu: Option<u32>,
-    /// More prefixes that the router leads to.
-    pub routes: Vec<Prefix6>,
 }
 
 /// A contradiction in a [`Config`].
@@ -87,7 +85,7 @@ pub enum ConfigError {
     Domain(String),
     /// More than one packet can say on every link.
     #[error(
-        "an advertisement of {0} bytes is too long for a packet of 1280: name fewer name servers or routes"
+        "an advertisement of {0} bytes is too long for a packet of 1280: name fewer name servers"
     )]
     TooLong(usize),
 }
@@ -247,11 +245,6 @@ fn options(config: &Config) -> Vec<u8> {
             .as_deref()
             .map(|names| NdpOption::Dnssl { lifetime, names }),
     );
-    options.extend(config.routes.iter().map(|route| NdpOption::Route {
-        prefix: route.first(),
-        length: route.length(),
-        lifetime,
-    }));
     encode(&options)
 }
 
@@ -276,7 +269,6 @@ mod tests {
             dns: vec!["fd00:1::1".parse().unwrap()],
             domain: Some("nest.example".into()),
             mtu: Some(65520),
-            routes: vec!["fd00:2::/48".parse().unwrap()],
         }
     }
 
@@ -323,11 +315,6 @@ mod tests {
             NdpOption::Dnssl {
                 lifetime: 1800,
                 names: b"\x04nest\x07example\0\0\0",
-            },
-            NdpOption::Route {
-                prefix: "fd00:2::".parse().unwrap(),
-                length: 48,
-                lifetime: 1800,
             },
         ];
         assert_eq!(options, expected);
@@ -377,7 +364,6 @@ mod tests {
             dns: Vec::new(),
             domain: None,
             mtu: None,
-            routes: Vec::new(),
             ..config()
         };
         let mut advertiser = Advertiser::new(config, at(0), 1).unwrap();

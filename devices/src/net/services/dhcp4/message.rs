@@ -6,7 +6,11 @@
 
 use std::net::Ipv4Addr;
 
+mod answer;
+
 use crate::net::mac::MacAddress;
+
+pub use answer::Answer;
 
 /// Bytes before the options, the magic cookie included.
 const FIXED: usize = 240;
@@ -99,7 +103,7 @@ impl MessageType {
     }
 }
 
-/// A client's message, as far as a server reads it.
+/// A client's message, as far as a server reads it or a client writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The kind.
@@ -168,6 +172,44 @@ impl Request {
                 usize::from(size).saturating_sub(28).clamp(COMMON, 1472)
             }),
         })
+    }
+}
+
+impl Request {
+    /// The message as a client sends it: all fields but the relay, and options
+    /// that are there, as far as they fit what every server takes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut message = Composer::new(1, self.transaction, self.hardware, COMMON);
+        if self.broadcast {
+            message.bytes[10] = 0x80;
+        }
+        message.bytes[12..16].copy_from_slice(&self.client_address.octets());
+        message.option(code::MESSAGE_TYPE, &[self.kind.code()]);
+        let addresses = [
+            (code::REQUESTED_ADDRESS, self.requested),
+            (code::SERVER, self.server),
+        ];
+        for (code, address) in addresses {
+            if let Some(address) = address {
+                message.option(code, &address.octets());
+            }
+        }
+        if let Some(seconds) = self.lease_time {
+            message.option(code::LEASE_TIME, &seconds.to_be_bytes());
+        }
+        let size = u16::try_from(self.max_reply + 28).unwrap_or(u16::MAX);
+        message.option(code::MAX_SIZE, &size.to_be_bytes());
+        let texts = [
+            (code::CLIENT_ID, &self.client_id),
+            (code::HOST_NAME, &self.host_name),
+            (code::REQUESTED_OPTIONS, &self.requested_options),
+        ];
+        for (code, value) in texts {
+            if let Some(value) = value {
+                message.option(code, value);
+            }
+        }
+        message.finish()
     }
 }
 
@@ -257,47 +299,26 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// A server's message, composed.
-pub(super) struct Reply {
+/// A message in the making.
+struct Composer {
     bytes: Vec<u8>,
     longest: usize,
 }
 
-impl Reply {
-    /// Starts the reply to `request` (RFC 2131, table 3).
-    pub(super) fn new(request: &Request, kind: MessageType, server: Ipv4Addr) -> Self {
+impl Composer {
+    fn new(operation: u8, transaction: u32, hardware: MacAddress, longest: usize) -> Self {
         let mut bytes = vec![0; FIXED];
-        // BOOTREPLY, and an Ethernet address of six bytes.
-        bytes[..3].copy_from_slice(&[2, 1, 6]);
-        bytes[4..8].copy_from_slice(&request.transaction.to_be_bytes());
-        if request.broadcast {
-            bytes[10] = 0x80;
-        }
-        bytes[24..28].copy_from_slice(&request.relay.octets());
-        bytes[28..34].copy_from_slice(&request.hardware.bytes());
+        // An Ethernet address of six bytes.
+        bytes[..3].copy_from_slice(&[operation, 1, 6]);
+        bytes[4..8].copy_from_slice(&transaction.to_be_bytes());
+        bytes[28..34].copy_from_slice(&hardware.bytes());
         bytes[236..].copy_from_slice(&COOKIE);
-        let mut reply = Self {
-            bytes,
-            longest: request.max_reply,
-        };
-        reply.option(code::MESSAGE_TYPE, &[kind.code()]);
-        reply.option(code::SERVER, &server.octets());
-        reply
-    }
-
-    /// Sets the address that the client says it uses (ciaddr).
-    pub(super) fn client_address(&mut self, address: Ipv4Addr) {
-        self.bytes[12..16].copy_from_slice(&address.octets());
-    }
-
-    /// Sets the address that the client is given (yiaddr).
-    pub(super) fn your_address(&mut self, address: Ipv4Addr) {
-        self.bytes[16..20].copy_from_slice(&address.octets());
+        Self { bytes, longest }
     }
 
     /// Appends an option, in parts if it is long (RFC 3396, 6), unless the
-    /// client couldn't take a message of that length.
-    pub(super) fn option(&mut self, code: u8, value: &[u8]) {
+    /// receiver couldn't take a message of that length.
+    fn option(&mut self, code: u8, value: &[u8]) {
         let parts = value.chunks(usize::from(u8::MAX));
         // Two bytes before each part, and one behind all for the end.
         if self.bytes.len() + value.len() + 2 * parts.len() + 1 > self.longest {
@@ -310,8 +331,7 @@ impl Reply {
         }
     }
 
-    /// The message.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    fn finish(mut self) -> Vec<u8> {
         self.bytes.push(code::END);
         if self.bytes.len() < SHORTEST {
             self.bytes.resize(SHORTEST, code::PAD);
@@ -319,3 +339,44 @@ impl Reply {
         self.bytes
     }
 }
+
+/// A server's message, composed.
+pub(super) struct Reply(Composer);
+
+impl Reply {
+    /// Starts the reply to `request` (RFC 2131, table 3).
+    pub(super) fn new(request: &Request, kind: MessageType, server: Ipv4Addr) -> Self {
+        let mut message =
+            Composer::new(2, request.transaction, request.hardware, request.max_reply);
+        if request.broadcast {
+            message.bytes[10] = 0x80;
+        }
+        message.bytes[24..28].copy_from_slice(&request.relay.octets());
+        message.option(code::MESSAGE_TYPE, &[kind.code()]);
+        message.option(code::SERVER, &server.octets());
+        Self(message)
+    }
+
+    /// Sets the address that the client says it uses (ciaddr).
+    pub(super) fn client_address(&mut self, address: Ipv4Addr) {
+        self.0.bytes[12..16].copy_from_slice(&address.octets());
+    }
+
+    /// Sets the address that the client is given (yiaddr).
+    pub(super) fn your_address(&mut self, address: Ipv4Addr) {
+        self.0.bytes[16..20].copy_from_slice(&address.octets());
+    }
+
+    /// Appends an option, unless the client couldn't take it.
+    pub(super) fn option(&mut self, code: u8, value: &[u8]) {
+        self.0.option(code, value);
+    }
+
+    /// The message.
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.0.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

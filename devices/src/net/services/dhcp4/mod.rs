@@ -318,7 +318,7 @@ impl Server {
         let lease = self.lease_for(request);
         let until = now + Duration::from_secs(lease.into());
         let name = request.host_name.as_deref().and_then(host_name);
-        self.leases.bind(address, until, name.clone());
+        let name = self.leases.bind(address, until, name);
         let mut reply = self.reply(request, MessageType::Ack);
         reply.client_address(request.client_address);
         reply.your_address(address);

@@ -415,7 +415,7 @@ impl Server {
     fn bind(&mut self, client: &Client, address: Ipv6Addr) -> Event {
         let until = client.now + Duration::from_secs(self.valid.into());
         let name = client.request.host_name.as_deref().and_then(host_name);
-        self.leases.bind(address, until, name.clone());
+        let name = self.leases.bind(address, until, name);
         Event::Bound {
             address,
             name,

@@ -1,5 +1,5 @@
 //! The format of DNS messages (RFC 1035, 4; RFC 6891), as far as a forwarder
-//! needs it: what passes through is never taken apart further than its
+//! and a client need it: what passes through is never taken apart further than its
 //! question, so that it stays as it is.
 
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub(super) const HEADER: usize = 12;
 
 /// The longest name with the lengths of its labels (RFC 1035, 2.3.4).
-const LONGEST_NAME: usize = 255;
+pub(super) const LONGEST_NAME: usize = 255;
 
 /// The most that a datagram without EDNS carries (RFC 1035, 4.2.1).
 pub(super) const SHORTEST_DATAGRAM: u16 = 512;
@@ -20,6 +20,7 @@ const OUR_DATAGRAM: u16 = 1232;
 /// Types of records (IANA, DNS parameters).
 pub(super) mod kind {
     pub(crate) const A: u16 = 1;
+    pub(crate) const CNAME: u16 = 5;
     pub(crate) const PTR: u16 = 12;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
@@ -59,7 +60,7 @@ pub(super) enum Rcode {
 }
 
 impl Rcode {
-    const fn code(self) -> u16 {
+    pub(super) const fn code(self) -> u16 {
         match self {
             Self::NoError => 0,
             Self::FormatError => 1,
@@ -292,6 +293,14 @@ pub(super) fn is_answer(message: &[u8], id: u16, question: &[u8]) -> bool {
     }
 }
 
+/// The code of an answer, whether it is truncated, and how many records answer
+/// the question.
+pub(super) fn summary(message: &[u8]) -> Option<(u16, bool, u16)> {
+    let header = Header::parse(message)?;
+    let truncated = header.flags & flag::TRUNCATED != 0;
+    Some((header.flags & flag::RCODE, truncated, header.counts[1]))
+}
+
 /// A record about the name that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -333,12 +342,13 @@ impl Record {
 }
 
 /// What is left of a message to read.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
-/// What a forwarder reads of a record.
-struct Skipped {
-    kind: u16,
+/// A record, but for its name.
+pub(super) struct Raw<'a> {
+    pub(super) kind: u16,
     ttl: u32,
+    pub(super) data: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
@@ -391,13 +401,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn record(&mut self) -> Option<Skipped> {
+    pub(super) fn record(&mut self) -> Option<Raw<'a>> {
         self.skip_name()?;
         let kind = self.word()?;
         self.word()?;
         let ttl = u32::from_be_bytes(self.array()?);
         let length = self.word()?;
-        self.bytes(length.into())?;
-        Some(Skipped { kind, ttl })
+        let data = self.bytes(length.into())?;
+        Some(Raw { kind, ttl, data })
     }
 }

@@ -4,6 +4,11 @@
 //!
 //! What is passed on, in both directions, stays as it is but for its id:
 //! options, signatures and failures are between guest and resolver.
+//!
+//! Queries come as datagrams here. Connections to the gateway's port lead to
+//! the host's resolver itself ([`Reach::connection`]).
+//!
+//! [`Reach::connection`]: crate::net::nat::reach::Reach::connection
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -24,8 +29,8 @@ pub use names::Names;
 mod local;
 mod message;
 mod names;
+pub mod question;
 pub mod resolv;
-pub mod stream;
 
 /// The port of DNS, of UDP and of TCP (RFC 1035, 4.2).
 pub const PORT: u16 = 53;
@@ -34,26 +39,14 @@ pub const PORT: u16 = 53;
 /// (RFC 7830): far less.
 pub const LONGEST_QUERY: usize = 4096;
 
-/// How long a resolver has to answer a datagram before the next one is asked.
-const UDP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a resolver has to answer before the next one is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a resolver has to answer in a connection.
-const TCP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often each resolver is asked by datagrams, which get lost.
+/// How often each resolver is asked: datagrams get lost.
 const ROUNDS: usize = 2;
 
 /// The least number of datagrams before a query is given up.
 const LEAST_TRIES: usize = 3;
-
-/// How a message travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// As a datagram.
-    Udp,
-    /// In a connection ([`stream`]).
-    Tcp,
-}
 
 /// Where a query came from, and where its answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,8 +59,6 @@ pub struct Client {
     pub source: SocketAddr,
     /// The gateway's address that it asked, which answers.
     pub asked: IpAddr,
-    /// How the query came and the answer goes.
-    pub transport: Transport,
 }
 
 /// What the forwarder is told at its start.
@@ -100,17 +91,14 @@ pub struct Exchange(u64);
 /// A message to a resolver.
 ///
 /// Each exchange has sockets of its own, with ports that are hard to guess
-/// (RFC 5452, 9.2): for datagrams one of each family that is needed, which
-/// stays open to the exchange's end, since an answer may come late; for TCP a
-/// connection, which takes the place of the one before.
+/// (RFC 5452, 9.2): one of each family that is needed, which stays open to the
+/// exchange's end, since an answer may come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream<'a> {
     /// The query it belongs to.
     pub exchange: Exchange,
     /// The resolver.
     pub server: SocketAddr,
-    /// How it goes.
-    pub transport: Transport,
     /// The message.
     pub message: &'a [u8],
 }
@@ -164,21 +152,13 @@ impl Entry {
     }
 
     fn most_tries(&self) -> usize {
-        match self.client.transport {
-            Transport::Udp => (self.servers.len() * ROUNDS).max(LEAST_TRIES),
-            Transport::Tcp => self.servers.len(),
-        }
+        (self.servers.len() * ROUNDS).max(LEAST_TRIES)
     }
 
-    /// Whether `server` may answer: one that was asked, or in a connection
-    /// the one at its other end.
+    /// Whether `server` may answer.
     fn was_asked(&self, server: SocketAddr) -> bool {
-        let first = match self.client.transport {
-            Transport::Udp => 0,
-            Transport::Tcp => self.tries.saturating_sub(1),
-        };
         let is = |asked: SocketAddr| asked.ip() == server.ip() && asked.port() == server.port();
-        (first..self.tries).any(|number| is(self.server(number)))
+        (0..self.tries).any(|number| is(self.server(number)))
     }
 }
 
@@ -299,20 +279,17 @@ impl Dns {
             return None;
         }
         let entry = self.remove(exchange)?;
-        let Client { transport, .. } = entry.client;
-        let mut reply =
-            if transport == Transport::Udp && message.len() > self.config.longest_datagram {
-                Query::parse(&entry.message).ok()?.truncated()
-            } else {
-                message.to_vec()
-            };
+        let mut reply = if message.len() > self.config.longest_datagram {
+            Query::parse(&entry.message).ok()?.truncated()
+        } else {
+            message.to_vec()
+        };
         set_id(&mut reply, entry.client_id);
         Some((entry.client, reply))
     }
 
-    /// Notes that `server` can't be asked: it refused, it can't be reached,
-    /// or it closed the connection. The next one's turn comes with
-    /// [`Self::timeout`].
+    /// Notes that `server` can't be asked: it refused, or it can't be reached.
+    /// The next one's turn comes with [`Self::timeout`].
     pub fn failed(&mut self, now: Time, exchange: Exchange, server: SocketAddr) {
         let Some(entry) = self.entries.get_mut(&exchange) else {
             return;
@@ -354,14 +331,13 @@ impl Dns {
         Some(Timeout::GiveUp(exchange, entry.client, reply))
     }
 
-    /// Forgets the queries of clients that are gone, which are those that
-    /// `is_gone` names: behind a port, or in a connection that was closed.
-    /// What belongs to the exchanges is to be closed.
-    pub fn forget(&mut self, is_gone: impl Fn(&Client) -> bool) -> Vec<Exchange> {
+    /// Forgets the queries of the clients behind `port`, who are gone. What
+    /// belongs to the exchanges is to be closed.
+    pub fn forget_port(&mut self, port: PortNumber) -> Vec<Exchange> {
         let gone: Vec<_> = self
             .entries
             .iter()
-            .filter(|(_, entry)| is_gone(&entry.client))
+            .filter(|(_, entry)| entry.client.port == port)
             .map(|(exchange, _)| *exchange)
             .collect();
         for exchange in &gone {
@@ -414,19 +390,13 @@ impl Dns {
     /// The next try.
     fn send(&mut self, now: Time, exchange: Exchange) -> Option<Upstream<'_>> {
         let entry = self.entries.get_mut(&exchange)?;
-        let transport = entry.client.transport;
-        let patience = match transport {
-            Transport::Udp => UDP_PATIENCE,
-            Transport::Tcp => TCP_PATIENCE,
-        };
         self.deadlines.remove(&(entry.due, exchange));
-        entry.due = now + patience;
+        entry.due = now + PATIENCE;
         self.deadlines.insert((entry.due, exchange));
         entry.tries += 1;
         Some(Upstream {
             exchange,
             server: entry.server(entry.tries - 1),
-            transport,
             message: &entry.message,
         })
     }

@@ -56,14 +56,6 @@ fn client(port: PortNumber) -> Client {
         mac: mac(1),
         source: (Ipv4Addr::new(192, 168, 100, 10), 40000).into(),
         asked: Ipv4Addr::new(192, 168, 100, 1).into(),
-        transport: Transport::Udp,
-    }
-}
-
-fn by_tcp() -> Client {
-    Client {
-        transport: Transport::Tcp,
-        ..client(1)
     }
 }
 
@@ -208,7 +200,6 @@ fn silent_resolvers_are_passed_over() {
         let expected = Upstream {
             exchange,
             server: resolver(last),
-            transport: Transport::Udp,
             message: &first,
         };
         assert_eq!(dns.timeout(at(time)), Some(Timeout::Send(expected)));
@@ -274,32 +265,6 @@ fn without_resolvers_queries_fail_at_once() {
 }
 
 #[test]
-fn what_was_asked_by_tcp_goes_by_tcp() {
-    let mut dns = dns(&[1, 2]);
-    let asked = query(7, "www.example.org", A);
-    let Ok(Action::Send(upstream)) = dns.query(NOW, by_tcp(), &asked) else {
-        panic!("asks");
-    };
-    assert_eq!(upstream.transport, Transport::Tcp);
-    let (exchange, message) = (upstream.exchange, upstream.message.to_vec());
-    assert!(matches!(
-        dns.timeout(at(5000)),
-        Some(Timeout::Send(Upstream { server, .. })) if server == resolver(2)
-    ));
-    // The first connection is gone.
-    let long = answer_to(&message, 0x8180, &[0; 60_000]);
-    assert_eq!(dns.answer(exchange, resolver(1), &long), None);
-    let (to, reply) = dns.answer(exchange, resolver(2), &long).unwrap();
-    assert_eq!((to, reply.len()), (by_tcp(), long.len()));
-
-    let (_, _, _) = sent(dns.query(NOW, by_tcp(), &asked).unwrap());
-    let (other, _, _) = sent(dns.query(NOW, client(1), &asked).unwrap());
-    assert_eq!(dns.forget(|client| *client == by_tcp()).len(), 1);
-    assert_eq!(dns.forget(|client| client.port == 1), [other]);
-    assert!(dns.is_empty());
-}
-
-#[test]
 fn truncation_passes_and_long_answers_are_truncated() {
     let mut dns = dns(&[1]);
     let asked = with_edns(query(7, "www.example.org", A), 0);
@@ -351,7 +316,7 @@ fn a_port_has_its_share_and_no_more() {
         assert_eq!(ask(2, id), None);
     }
     assert_eq!(ask(3, 0), refused);
-    assert_eq!(dns.forget(|client| client.port == 1).len(), 4);
+    assert_eq!(dns.forget_port(1).len(), 4);
     let asked = query(9, "www.example.org", A);
     assert!(matches!(
         dns.query(NOW, client(1), &asked),
@@ -555,17 +520,14 @@ proptest! {
     /// the table stays within its bounds.
     #[test]
     fn every_query_ends(
-        steps in proptest::collection::vec((0u32..4, 0u16..6, 0u8..6, 0u64..3000, any::<bool>()), 1..120),
+        steps in proptest::collection::vec((0u32..4, 0u16..6, 0u8..6, 0u64..3000), 1..120),
     ) {
         let mut dns = dns(&[1, 2, 3]);
         let mut now = NOW;
         let mut open: HashMap<Exchange, (Client, Vec<u8>, SocketAddr)> = HashMap::new();
-        for (port, id, what, wait, tcp) in steps {
+        for (port, id, what, wait) in steps {
             now = now + Duration::from_millis(wait);
-            let from = Client {
-                transport: if tcp { Transport::Tcp } else { Transport::Udp },
-                ..client(port)
-            };
+            let from = client(port);
             match what {
                 0..=2 => {
                     let asked = query(id, ["a.b", "c.d"][usize::from(what % 2)], A);
@@ -583,7 +545,7 @@ proptest! {
                 4 => if let Some((exchange, (_, _, server))) = open.iter().max_by_key(|(of, _)| **of) {
                     dns.failed(now, *exchange, *server);
                 },
-                _ => for exchange in dns.forget(|client| client.port == port) {
+                _ => for exchange in dns.forget_port(port) {
                     prop_assert_eq!(open.remove(&exchange).unwrap().0.port, port);
                 },
             }

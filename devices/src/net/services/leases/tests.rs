@@ -168,6 +168,29 @@ fn a_client_finds_its_lease_behind_another_port_once_its_own_is_gone() {
     assert_eq!((lease.port, lease.state), (Some(2), State::Offered));
 }
 
+#[test]
+fn a_client_that_extends_its_lease_keeps_its_name() {
+    let mut table = table(100, 100);
+    let one = asker(1, 1);
+    let had = table.acquire(NOW, after(60), &one, None).unwrap();
+    for (name, known) in [
+        (None, None),
+        (Some("one"), Some("one")),
+        (None, Some("one")),
+        (Some("two"), Some("two")),
+    ] {
+        let bound = table.bind(had, after(100), name.map(String::from));
+        assert_eq!(bound.as_deref(), known);
+    }
+    table.release(after(1), had);
+    table.acquire(after(2), after(60), &one, None);
+    assert_eq!(table.bind(had, after(100), None), None);
+    // It ends unheard, and the client comes back.
+    table.bind(had, after(100), Some("one".into()));
+    table.acquire(after(200), after(260), &one, None);
+    assert_eq!(table.bind(had, after(300), None), None);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Acquire {

@@ -54,10 +54,15 @@ fn an_answer_resolves_and_lasts_until_stale() {
     );
     assert_eq!(table.next(at(59), 7), Next::Send(one));
     // Traffic is as good as an answer.
-    table.heard(at(59), 7, one);
+    assert!(table.heard(at(59), 7, one));
     assert_eq!(table.next(at(88), 7), Next::Send(one));
     // Traffic of a stranger isn't.
-    table.heard(at(89), 7, station(2, 1));
+    assert!(
+        table.heard(at(89), 7, station(2, 1)),
+        "behind the same port"
+    );
+    assert!(!table.heard(at(89), 7, station(1, 2)), "behind another");
+    assert!(table.heard(at(89), 8, station(1, 2)), "of nobody known");
     assert_eq!(table.next(at(89), 7), Next::SendAndAsk(one));
     for second in [90, 91] {
         let timeout = table.timeout(at(second));
@@ -65,6 +70,21 @@ fn an_answer_resolves_and_lasts_until_stale() {
     }
     assert_eq!(table.timeout(at(92)), Some(Timeout::Lost(7)));
     assert_eq!(table.next(at(92), 7), Next::Ask);
+}
+
+#[test]
+fn an_address_that_was_given_back_is_free_for_others() {
+    let mut table = table();
+    let (one, other) = (station(1, 1), station(2, 2));
+    let claim = Evidence::Claim;
+    assert_eq!(table.learn(at(0), 7, one, claim), Learned::Resolved);
+    // By somebody else, nothing is given back.
+    table.forget(7, 2);
+    assert_eq!(table.learn(at(1), 7, other, claim), Learned::Refused);
+    table.forget(7, 1);
+    table.forget(7, 1);
+    assert!(table.is_empty());
+    assert_eq!(table.learn(at(1), 7, other, claim), Learned::Resolved);
 }
 
 #[test]
@@ -164,7 +184,7 @@ proptest! {
             let station = station(mac, port);
             match what {
                 0 => drop(table.next(now, address)),
-                1 => table.heard(now, address, station),
+                1 => drop(table.heard(now, address, station)),
                 2 => drop(table.learn(now, address, station, Evidence::Claim)),
                 3 => drop(table.learn(now, address, station, Evidence::Answer)),
                 _ => while table.timeout(now).is_some() {},

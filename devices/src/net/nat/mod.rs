@@ -18,6 +18,6 @@ pub mod udp;
 pub mod wheel;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use bindings::Outcome;

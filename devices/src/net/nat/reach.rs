@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::flows::Endpoint;
+use crate::net::services::dns;
+
 /// The border between the guests' addresses and the host's.
 ///
 /// The host's loopback is behind the gateway's address, if it is behind
@@ -15,6 +18,8 @@ pub struct Reach {
     pub gateway6: Option<Ipv6Addr>,
     /// Whether guests reach the host's loopback by the gateway's address.
     pub host_loopback: bool,
+    /// The resolver that connections to the gateway's DNS lead to.
+    pub resolver: Option<Endpoint>,
     /// The host's addresses: at these, the outer ports of flows and mappings
     /// are reached.
     pub host: Vec<IpAddr>,
@@ -34,6 +39,17 @@ impl Reach {
             });
         }
         is_global_unicast(destination).then_some(destination)
+    }
+
+    /// Where a guest's connection goes to; `None` if it goes nowhere. What
+    /// guests ask the gateway's DNS by TCP, the host's resolver answers
+    /// (RFC 5625, 4.4).
+    pub fn connection(&self, destination: Endpoint) -> Option<Endpoint> {
+        if destination.port == dns::PORT && self.is_gateway(destination.address) {
+            return self.resolver;
+        }
+        let address = self.outward(destination.address)?;
+        Some(Endpoint::new(address, destination.port))
     }
 
     /// As whom a sender outside is shown to guests; `None` if they couldn't
@@ -109,6 +125,7 @@ mod tests {
             gateway4: Some(Ipv4Addr::new(192, 168, 100, 1)),
             gateway6: "fd00::1".parse().ok(),
             host_loopback,
+            resolver: None,
             host: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
         }
     }

@@ -10,30 +10,30 @@ use crate::net::payload::Payload;
 
 /// What a socket sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) socket: SocketId,
-    pub(super) to: Endpoint,
-    pub(super) payload: Vec<u8>,
-    pub(super) options: SendOptions,
+pub(crate) struct Sent {
+    pub(crate) socket: SocketId,
+    pub(crate) to: Endpoint,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) options: SendOptions,
 }
 
 /// Sockets that send nothing but write it down.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     /// The open ones, and where they are bound.
     sockets: Vec<Option<(SocketKind, Endpoint)>>,
     /// How many may be open.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
     /// What the host gives when the port that is wanted isn't free.
-    pub(super) next_port: u16,
-    pub(super) sent: Vec<Sent>,
+    pub(crate) next_port: u16,
+    pub(crate) sent: Vec<Sent>,
     /// What the next calls to send say; nothing is sent where that is an
     /// error. Without, all goes well.
-    pub(super) answers: VecDeque<Result<(), SocketError>>,
+    pub(crate) answers: VecDeque<Result<(), SocketError>>,
 }
 
 impl Recorder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             sockets: Vec::new(),
             limit: usize::MAX,
@@ -44,18 +44,18 @@ impl Recorder {
     }
 
     /// The open sockets.
-    pub(super) fn open_sockets(&self) -> impl Iterator<Item = SocketId> {
+    pub(crate) fn open_sockets(&self) -> impl Iterator<Item = SocketId> {
         let slots = (0..).zip(&self.sockets);
         slots.filter_map(|(id, slot)| slot.is_some().then_some(SocketId(id)))
     }
 
     /// Where an open socket is bound.
-    pub(super) fn local(&self, socket: SocketId) -> Endpoint {
+    pub(crate) fn local(&self, socket: SocketId) -> Endpoint {
         self.sockets[socket.0 as usize].unwrap().1
     }
 
     /// What was sent last.
-    pub(super) fn last(&self) -> &Sent {
+    pub(crate) fn last(&self) -> &Sent {
         self.sent.last().unwrap()
     }
 
@@ -144,8 +144,9 @@ impl Sockets for Recorder {
 
 /// A network whose gateway is 192.168.100.1 and fd00::1, on a host with
 /// 192.0.2.1 and 2001:db8::1.
-pub(super) fn reach() -> Reach {
+pub(crate) fn reach() -> Reach {
     Reach {
+        resolver: None,
         gateway4: Some(Ipv4Addr::new(192, 168, 100, 1)),
         gateway6: "fd00::1".parse().ok(),
         host_loopback: false,
@@ -157,6 +158,6 @@ pub(super) fn reach() -> Reach {
 }
 
 /// An endpoint as it is written.
-pub(super) fn at(text: &str) -> Endpoint {
+pub(crate) fn at(text: &str) -> Endpoint {
     text.parse::<std::net::SocketAddr>().unwrap().into()
 }

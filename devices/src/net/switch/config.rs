@@ -21,9 +21,25 @@ impl PortId {
     /// The most ports of a switch, the gateway's included.
     pub const COUNT: usize = 1 << u8::BITS;
 
+    /// The port of a number.
+    pub const fn new(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// All ports that there may be, the gateway's first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self)
+    }
+
     /// The identity as an index below [`PortId::COUNT`].
     pub fn index(self) -> usize {
         self.0.into()
+    }
+}
+
+impl From<PortId> for u8 {
+    fn from(port: PortId) -> Self {
+        port.0
     }
 }
 

@@ -52,11 +52,14 @@ pub enum DropReason {
     EgressLimit,
     /// Counted at the port that the frame was for: it had no room.
     NoRoom,
+    /// Counted at the port that the frame was for: nobody is plugged in, or
+    /// the frame is longer than its link carries.
+    NotTaken,
 }
 
 impl DropReason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::LinkDown,
         Self::IngressLimit,
         Self::FloodLimit,
@@ -78,6 +81,7 @@ impl DropReason {
         Self::DhcpServerMessage,
         Self::EgressLimit,
         Self::NoRoom,
+        Self::NotTaken,
     ];
 
     /// The reason in words joined by underscores, as metrics name it.
@@ -104,6 +108,7 @@ impl DropReason {
             Self::DhcpServerMessage => "dhcp_server_message",
             Self::EgressLimit => "egress_limit",
             Self::NoRoom => "no_room",
+            Self::NotTaken => "not_taken",
         }
     }
 }

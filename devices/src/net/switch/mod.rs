@@ -217,11 +217,19 @@ impl Switch {
     }
 
     /// Counts a frame of `len` bytes that [`Switch::ingress`] sent to the port,
-    /// which had no room for it.
-    pub fn undelivered(&mut self, id: PortId, len: usize) {
+    /// which didn't get it for this reason.
+    pub fn undelivered(&mut self, id: PortId, len: usize, reason: DropReason) {
         if let Some(port) = &mut self.ports[id.index()] {
             port.counters.sent.remove(len);
-            port.counters.drop_for(DropReason::NoRoom);
+            port.counters.drop_for(reason);
+        }
+    }
+
+    /// Takes back the count of a frame of `len` bytes that [`Switch::ingress`]
+    /// sent to the port: its sender keeps it until there is room.
+    pub fn postponed(&mut self, id: PortId, len: usize) {
+        if let Some(port) = &mut self.ports[id.index()] {
+            port.counters.sent.remove(len);
         }
     }
 

@@ -461,7 +461,7 @@ fn what_a_port_has_no_room_for_is_not_sent() {
     for _ in 0..3 {
         send(&mut switch, a, START, 1, 2).unwrap();
     }
-    switch.undelivered(b, 100);
+    switch.undelivered(b, 100, DropReason::NoRoom);
     let counters = switch.counters(b).unwrap();
     assert_eq!(
         counters.sent,

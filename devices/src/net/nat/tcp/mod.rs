@@ -53,4 +53,4 @@ pub use statistics::{Counters, Listed};
 pub use translator::{Limits, Outcome, Tcp};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ impl Tcp {
         around: &mut Around<'_>,
     ) -> Outcome {
         let outer = leg.outer;
-        let to = self.reach.outward(outer.address);
+        let to = self.reach.connection(outer);
         let Some(to) = to.filter(|_| outer.port != 0) else {
             if self.reach.is_gateway(outer.address) {
                 reset(leg, header, payload_len, around);
@@ -40,7 +40,7 @@ impl Tcp {
             reset(leg, header, payload_len, around);
             return self.dropped(DropReason::NoFlow);
         }
-        match self.open(leg, Endpoint::new(to, outer.port), header, around) {
+        match self.open(leg, to, header, around) {
             Ok(()) => Outcome::Done,
             Err(reason) => self.dropped(reason),
         }

@@ -99,6 +99,11 @@ impl Tcp {
         }
     }
 
+    /// Changes whom guests reach with the connections that they make.
+    pub fn set_reach(&mut self, reach: Reach) {
+        self.reach = reach;
+    }
+
     /// Takes a segment of a guest. Its checksum is right, or left to be made.
     pub fn from_guest(
         &mut self,

@@ -9,6 +9,7 @@ use crate::net::nat::tcp::streams::{Connection, Progress};
 use crate::net::time::Time;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader, TcpOptions};
 
+use super::receive::INTERACTIVE;
 use super::timers::Timers;
 
 /// What a segment may carry if its receiver named no size (RFC 9293, 3.7.1).
@@ -84,7 +85,7 @@ impl Flow {
                 unacked: 0,
                 parked: 0,
                 scale: WINDOW_SCALE,
-                interactive: 0,
+                interactive: INTERACTIVE,
             },
             snd: Outbound {
                 una: iss,

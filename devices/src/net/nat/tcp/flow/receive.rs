@@ -12,8 +12,8 @@ use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 const MAX_PARKED: u8 = 16;
 
 /// After how many answers in a row that carried the acknowledgement the next
-/// one is waited for.
-const INTERACTIVE: u8 = 3;
+/// one is waited for. A connection begins with that much trust.
+pub(super) const INTERACTIVE: u8 = 3;
 
 impl Flow {
     /// A segment in a synchronized state, by the steps of RFC 9293, 3.10.7.4.
@@ -222,20 +222,30 @@ impl Flow {
 
     /// At once, that is at the end of the batch; or, where answers have been
     /// quick, with the next answer (RFC 9293, 3.8.6.3, which wants at least
-    /// every second full segment acknowledged).
+    /// every second full segment acknowledged), unless the guest has used up
+    /// most of its window and may wait itself.
     fn acknowledge_soon(&mut self, all: bool, now: Time) {
         let full = 2 * u32::from(self.link.mss);
-        if all && self.rcv.interactive >= INTERACTIVE && self.rcv.unacked < full {
+        let left = self.rcv.edge.since(self.rcv.next);
+        let waits = self.rcv.unacked >= full || self.rcv.unacked > left;
+        if all && self.rcv.interactive >= INTERACTIVE && !waits {
             self.timers.delay_acknowledgement(now);
         } else {
             self.flags |= Flags::ACK_DUE;
         }
     }
 
+    /// The acknowledgement may travel with the end of the peer's stream, which
+    /// mostly follows.
     fn end_of_guest(&mut self, io: &mut Io<'_>) {
         self.rcv.next += 1;
         self.rcv.edge = self.rcv.edge.max(self.rcv.next);
-        self.flags |= Flags::GUEST_FIN | Flags::ACK_DUE;
+        self.flags |= Flags::GUEST_FIN;
+        if self.flags.contains(Flags::FIN_SENT) {
+            self.flags |= Flags::ACK_DUE;
+        } else {
+            self.timers.delay_acknowledgement(io.now);
+        }
         if let Some(socket) = self.socket {
             io.streams.shutdown(socket);
         }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::table::{ACK, LIMITS, Net, leg};
+use super::table::{ACK, Client, FIN, LIMITS, Net, leg};
 use crate::net::nat::tcp::Outcome;
 
 #[test]
 fn a_request_and_its_response_take_one_frame_and_one_look() {
     let mut net = Net::new(LIMITS);
     let (mut client, socket) = net.open(&leg(0, 5000));
-    let mut transact = |net: &mut Net| {
+    let transact = |net: &mut Net, client: &mut Client| {
         let before = (net.hosts.peeks, net.hosts.rooms);
-        assert_eq!(net.segment(&client, ACK, b"?"), Outcome::Done);
+        assert_eq!(net.segment(client, ACK, b"?"), Outcome::Done);
         client.seq += 1;
         let mut frames = net.flush();
         net.peer_sends(socket, b"!", false);
@@ -26,23 +26,89 @@ fn a_request_and_its_response_take_one_frame_and_one_look() {
         (frames.len(), looks, net.hosts.rooms - before.1)
     };
     // The SYN's window isn't scaled: the first segment shows the whole one.
-    assert_eq!(transact(&mut net), (2, 1, 1));
-    for _ in 1..3 {
-        // It isn't known yet that an answer will carry the acknowledgement.
-        assert_eq!(transact(&mut net), (2, 1, 0));
-    }
+    assert_eq!(transact(&mut net, &mut client), (1, 1, 1));
     for _ in 0..1000 {
-        assert_eq!(transact(&mut net), (1, 1, 0));
+        assert_eq!(transact(&mut net, &mut client), (1, 1, 0));
     }
-    // A request that isn't answered is acknowledged nevertheless, and soon;
-    // and so is the next one, at once.
+    // A request that isn't answered is acknowledged nevertheless, and soon.
     assert_eq!(net.segment(&client, ACK, b"?"), Outcome::Done);
     client.seq += 1;
     assert_eq!(net.flush().len(), 0);
     let late = net.wait(Duration::from_millis(3));
     assert_eq!((late.len(), late[0].header.ack), (1, client.seq));
+    // The next ones are at once, until it is known again that answers come.
+    for frames in [2, 2, 2, 1, 1] {
+        assert_eq!(transact(&mut net, &mut client), (frames, 1, 0));
+    }
+}
+
+#[test]
+fn a_connection_with_one_request_takes_three_frames() {
+    let mut net = Net::new(LIMITS);
+    assert_eq!(net.syn(&leg(0, 5000)), Outcome::Done);
+    let socket = net.hosts.ids()[0];
+    net.news(socket);
+    let sent = net.flush();
+    assert_eq!(sent.len(), 1);
+    let mut client = Client {
+        leg: leg(0, 5000),
+        seq: 1000,
+        ack: sent[0].header.seq.wrapping_add(1),
+    };
+    assert_eq!(net.segment(&client, ACK, &[]), Outcome::Done);
     assert_eq!(net.segment(&client, ACK, b"?"), Outcome::Done);
-    assert_eq!(net.flush().len(), 1);
+    client.seq += 1;
+    assert_eq!(net.flush().len(), 0);
+    net.peer_sends(socket, b"!", false);
+    let sent = net.flush();
+    assert_eq!((sent.len(), sent[0].header.ack), (1, client.seq));
+    client.ack = client.ack.wrapping_add(1);
+    assert_eq!(net.segment(&client, ACK | FIN, &[]), Outcome::Done);
+    client.seq += 1;
+    assert_eq!(net.flush().len(), 0);
+    net.peer_sends(socket, b"", true);
+    let sent = net.flush();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].header.flags, ACK | FIN);
+    assert_eq!(sent[0].header.ack, client.seq);
+    client.ack = client.ack.wrapping_add(1);
+    assert_eq!(net.segment(&client, ACK, &[]), Outcome::Done);
+    assert_eq!(net.flush().len(), 0);
+    net.check_empty();
+}
+
+/// How long the guest waits for its acknowledgement, by what it sent.
+#[test]
+fn no_acknowledgement_waits_that_the_guest_may_wait_for() {
+    for (len, fin, at_once) in [
+        (1, false, false),
+        (1460, false, false),
+        (2919, false, false),
+        (2920, false, true),
+        (64_000, false, true),
+        (0, true, false),
+        (100, true, false),
+        (2920, true, true),
+    ] {
+        let mut net = Net::new(LIMITS);
+        let (mut client, _) = net.open(&leg(0, 5000));
+        let flags = if fin { ACK | FIN } else { ACK };
+        assert_eq!(net.segment(&client, flags, &vec![5; len]), Outcome::Done);
+        client.seq += len as u32 + u32::from(fin);
+        let mut sent = net.flush();
+        assert_eq!(sent.len(), usize::from(at_once), "{len} {fin}");
+        sent.extend(net.wait(Duration::from_millis(3)));
+        assert_eq!((sent.len(), sent[0].header.ack), (1, client.seq));
+    }
+    // Its window is small: less than two full segments, and most is used up.
+    let mut net = Net::new(LIMITS);
+    net.hosts.capacity = 2000;
+    let (mut client, _) = net.open(&leg(0, 5000));
+    for (len, frames) in [(1000, 0), (1, 1)] {
+        assert_eq!(net.segment(&client, ACK, &vec![5; len]), Outcome::Done);
+        client.seq += len as u32;
+        assert_eq!(net.flush().len(), frames, "{len}");
+    }
 }
 
 #[test]
@@ -54,7 +120,7 @@ fn a_batch_of_data_is_acknowledged_once() {
     // The SYN's window isn't scaled: the first segment shows the whole one.
     assert_eq!(net.segment(&client, ACK, b"!"), Outcome::Done);
     client.seq += 1;
-    assert_eq!(net.flush().len(), 1);
+    assert_eq!(net.wait(Duration::from_millis(3)).len(), 1);
     net.hosts.peeks = 0;
     for _ in 0..4 {
         net.hosts.rooms = 0;

@@ -9,24 +9,24 @@ use crate::net::time::Time;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader, TcpOptions};
 
 /// A frame from the guest, or to it.
-pub(super) type Frame = (TcpHeader, Vec<u8>);
+pub(crate) type Frame = (TcpHeader, Vec<u8>);
 
 /// How the guest behaves.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Habits {
-    pub(super) iss: u32,
-    pub(super) mss: u16,
-    pub(super) scale: Option<u8>,
+pub(crate) struct Habits {
+    pub(crate) iss: u32,
+    pub(crate) mss: u16,
+    pub(crate) scale: Option<u8>,
     /// Its receive buffer.
-    pub(super) buffer: usize,
+    pub(crate) buffer: usize,
     /// Whether it keeps what arrives out of order.
-    pub(super) reassembles: bool,
+    pub(crate) reassembles: bool,
     /// The most payload it puts into one frame.
-    pub(super) burst: usize,
+    pub(crate) burst: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     SynSent,
     Listen,
     SynReceived,
@@ -35,8 +35,8 @@ pub(super) enum Stage {
 }
 
 #[derive(Debug)]
-pub(super) struct Guest {
-    pub(super) stage: Stage,
+pub(crate) struct Guest {
+    pub(crate) stage: Stage,
     habits: Habits,
     /// What it sends: the SYN is at position 0, byte n at n + 1, the FIN last.
     data: Vec<u8>,
@@ -52,8 +52,8 @@ pub(super) struct Guest {
     expected: u64,
     early: BTreeMap<u64, Vec<u8>>,
     fin: Option<u64>,
-    pub(super) received: Vec<u8>,
-    pub(super) read: usize,
+    pub(crate) received: Vec<u8>,
+    pub(crate) read: usize,
     shown: u64,
     ack_due: bool,
     timer: Time,
@@ -61,7 +61,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(habits: Habits, data: Vec<u8>, listens: bool) -> Self {
+    pub(crate) fn new(habits: Habits, data: Vec<u8>, listens: bool) -> Self {
         Self {
             stage: if listens {
                 Stage::Listen
@@ -89,12 +89,12 @@ impl Guest {
         }
     }
 
-    pub(super) fn deadline(&self) -> Time {
+    pub(crate) fn deadline(&self) -> Time {
         self.timer
     }
 
     /// Both streams have ended and both ends know.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.una == self.end() && self.fin.is_some_and(|fin| self.expected == fin + 1)
     }
 
@@ -134,7 +134,7 @@ impl Guest {
     }
 
     /// Its application has read some.
-    pub(super) fn reads(&mut self, count: usize) {
+    pub(crate) fn reads(&mut self, count: usize) {
         self.read = (self.read + count).min(self.received.len());
         let grown = (self.expected + self.window()).saturating_sub(self.shown);
         if self.irs_known() && grown >= (self.habits.buffer as u64 / 2).clamp(1, 1460) {
@@ -146,7 +146,7 @@ impl Guest {
         matches!(self.stage, Stage::Open | Stage::SynReceived)
     }
 
-    pub(super) fn segment(&mut self, frame: Frame, out: &mut Vec<Frame>) {
+    pub(crate) fn segment(&mut self, frame: Frame, out: &mut Vec<Frame>) {
         let (header, payload) = frame;
         match self.stage {
             Stage::Reset => Self::reset_stranger(&header, out),
@@ -169,7 +169,7 @@ impl Guest {
     }
 
     /// Its application resets the connection.
-    pub(super) fn reset(&mut self, out: &mut Vec<Frame>) {
+    pub(crate) fn reset(&mut self, out: &mut Vec<Frame>) {
         if self.irs_known() {
             let header = self.header(self.max, TcpFlags::RST | TcpFlags::ACK);
             out.push((header, Vec::new()));
@@ -324,7 +324,7 @@ impl Guest {
     }
 
     /// The retransmission and the probe of a closed window.
-    pub(super) fn tick(&mut self, now: Time, out: &mut Vec<Frame>) {
+    pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Frame>) {
         if self.timer > now {
             return;
         }
@@ -351,7 +351,7 @@ impl Guest {
     }
 
     /// Sends what it may.
-    pub(super) fn output(&mut self, now: Time, out: &mut Vec<Frame>) {
+    pub(crate) fn output(&mut self, now: Time, out: &mut Vec<Frame>) {
         match self.stage {
             Stage::Reset | Stage::Listen => return,
             Stage::SynSent | Stage::SynReceived => {

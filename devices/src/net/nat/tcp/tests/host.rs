@@ -9,48 +9,48 @@ use crate::net::nat::tcp::streams::{Connection, LocalPort, Source, Streams, Wait
 use crate::net::payload::Payload;
 use crate::scatter::ScatterList;
 
-pub(super) const SOCKET: SocketId = SocketId(7);
+pub(crate) const SOCKET: SocketId = SocketId(7);
 
 /// How the socket was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     Closed,
     Aborted,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Host {
+pub(crate) struct Host {
     /// What the guest's stream has brought.
-    pub(super) taken: Vec<u8>,
+    pub(crate) taken: Vec<u8>,
     /// How much of it the peer has read.
-    pub(super) drained: usize,
+    pub(crate) drained: usize,
     /// The send buffer.
-    pub(super) capacity: usize,
+    pub(crate) capacity: usize,
     /// How much more room is promised than there is.
-    pub(super) boast: usize,
+    pub(crate) boast: usize,
     /// A send came short or room is wanted, so that WRITABLE is owed.
-    pub(super) owes_writable: bool,
+    pub(crate) owes_writable: bool,
     /// All that the peer sends.
-    pub(super) data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// How much of it is here.
-    pub(super) arrived: usize,
+    pub(crate) arrived: usize,
     /// The guest has acknowledged so much.
-    pub(super) discarded: usize,
+    pub(crate) discarded: usize,
     /// The peer ends its stream after its data.
-    pub(super) ended: bool,
-    pub(super) shut: bool,
-    pub(super) ending: Option<Ending>,
-    pub(super) error: Option<SocketError>,
+    pub(crate) ended: bool,
+    pub(crate) shut: bool,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) error: Option<SocketError>,
 }
 
 impl Host {
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.capacity
             .saturating_sub(self.taken.len() - self.drained)
     }
 
     /// The bytes of a segment to the guest.
-    pub(super) fn read(&self, offset: u32, len: u32) -> Vec<u8> {
+    pub(crate) fn read(&self, offset: u32, len: u32) -> Vec<u8> {
         let start = self.discarded + offset as usize;
         let end = start + len as usize;
         assert!(end <= self.arrived, "more than there is");

@@ -20,11 +20,11 @@ use crate::scatter::ScatterList;
 
 /// A socket and its two ends.
 #[derive(Debug, Default)]
-pub(super) struct Socket {
-    pub(super) host: Host,
-    pub(super) peer: Option<SocketAddr>,
+pub(crate) struct Socket {
+    pub(crate) host: Host,
+    pub(crate) peer: Option<SocketAddr>,
     /// Its own port; none if it was accepted.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -34,22 +34,22 @@ enum Slot {
 }
 
 #[derive(Debug)]
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     slots: Vec<Option<Slot>>,
     users: HashMap<u16, u32>,
     /// What every connection is answered with.
-    pub(super) progress: Result<Progress, SocketError>,
+    pub(crate) progress: Result<Progress, SocketError>,
     /// From where connections were to leave.
-    pub(super) asked: Vec<LocalPort>,
-    pub(super) limit: usize,
+    pub(crate) asked: Vec<LocalPort>,
+    pub(crate) limit: usize,
     /// The send buffer of each socket.
-    pub(super) capacity: usize,
+    pub(crate) capacity: usize,
     /// The sockets that were closed, in order.
-    pub(super) done: Vec<Socket>,
+    pub(crate) done: Vec<Socket>,
     /// How often a socket was looked into.
-    pub(super) peeks: u64,
+    pub(crate) peeks: u64,
     /// How often a socket was asked for its room.
-    pub(super) rooms: u64,
+    pub(crate) rooms: u64,
 }
 
 impl Default for Hosts {
@@ -69,17 +69,17 @@ impl Default for Hosts {
 }
 
 impl Hosts {
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.slots.iter().flatten().count()
     }
 
-    pub(super) fn ids(&self) -> Vec<SocketId> {
+    pub(crate) fn ids(&self) -> Vec<SocketId> {
         let slots = (0..).zip(&self.slots);
         let used = slots.filter(|(_, slot)| matches!(slot, Some(Slot::Stream(_))));
         used.map(|(id, _)| SocketId(id)).collect()
     }
 
-    pub(super) fn socket(&mut self, id: SocketId) -> &mut Socket {
+    pub(crate) fn socket(&mut self, id: SocketId) -> &mut Socket {
         match self.slots[id.0 as usize].as_mut() {
             Some(Slot::Stream(socket)) => socket,
             other => panic!("{id:?} is {other:?}"),
@@ -87,7 +87,7 @@ impl Hosts {
     }
 
     /// A connection comes to a listener.
-    pub(super) fn arrives(&mut self, listener: SocketId, socket: Socket) {
+    pub(crate) fn arrives(&mut self, listener: SocketId, socket: Socket) {
         match self.slots[listener.0 as usize].as_mut() {
             Some(Slot::Listener(waiting)) => waiting.push_back(socket),
             other => panic!("{listener:?} is {other:?}"),
@@ -231,23 +231,23 @@ impl Streams for Hosts {
 
 /// A segment to a guest, with its payload.
 #[derive(Clone, Debug)]
-pub(super) struct Sent {
-    pub(super) leg: Leg,
-    pub(super) header: TcpHeader,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Sent {
+    pub(crate) leg: Leg,
+    pub(crate) header: TcpHeader,
+    pub(crate) payload: Vec<u8>,
 }
 
 #[derive(Debug)]
-pub(super) struct Recorder {
-    pub(super) link: Link,
-    pub(super) guests: HashMap<IpAddr, Guest>,
+pub(crate) struct Recorder {
+    pub(crate) link: Link,
+    pub(crate) guests: HashMap<IpAddr, Guest>,
     /// The ports that have no room.
-    pub(super) full: HashSet<Guest>,
-    pub(super) sent: Vec<Sent>,
+    pub(crate) full: HashSet<Guest>,
+    pub(crate) sent: Vec<Sent>,
     /// Segments that there was no room for.
-    pub(super) refused: u64,
-    pub(super) unreachable: Vec<(Leg, SocketError, u32)>,
-    pub(super) unparked: Vec<FlowId>,
+    pub(crate) refused: u64,
+    pub(crate) unreachable: Vec<(Leg, SocketError, u32)>,
+    pub(crate) unparked: Vec<FlowId>,
 }
 
 impl Default for Recorder {
@@ -316,4 +316,4 @@ impl Outlet for Recorder {
 }
 
 /// Everything has changed.
-pub(super) const ALL: Readiness = Readiness::READABLE.union(Readiness::WRITABLE);
+pub(crate) const ALL: Readiness = Readiness::READABLE.union(Readiness::WRITABLE);

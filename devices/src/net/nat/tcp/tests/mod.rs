@@ -8,9 +8,9 @@
 
 mod bounds;
 mod cost;
-mod guest;
-mod host;
-mod hosts;
+pub(crate) mod guest;
+pub(crate) mod host;
+pub(crate) mod hosts;
 mod network;
 mod soak;
 mod streams;

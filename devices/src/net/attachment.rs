@@ -129,6 +129,14 @@ pub enum Content<'a> {
 }
 
 impl Content<'_> {
+    /// The same content, to be given away once more.
+    pub fn again(&mut self) -> Content<'_> {
+        match self {
+            Self::Payload(payload) => Content::Payload(*payload),
+            Self::Waiting(streams, source) => Content::Waiting(&mut **streams, *source),
+        }
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         match self {
@@ -179,7 +187,8 @@ pub trait Attachment: Send {
     /// How it wants to be served.
     fn settings(&self) -> Settings;
 
-    /// Has its descriptors watched. All is taken to be ready from here on.
+    /// Has its descriptors watched: the same ones each time it is called. All is
+    /// taken to be ready from here on.
     fn watch(&mut self, watch: &mut dyn Watch) -> io::Result<()>;
 
     /// Learns that the descriptor watched under `token` is ready.

@@ -4,6 +4,7 @@
 
 pub mod attachment;
 pub mod host;
+pub mod link;
 pub mod mac;
 pub mod nat;
 pub mod payload;

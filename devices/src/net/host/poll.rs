@@ -3,16 +3,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use libc::{c_int, c_long};
+use libc::c_int;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::table::Token;
 use crate::net::attachment::{Attachment, Watch};
+use crate::net::time::Time;
 
 /// The most events of one wait. What is beyond is told by the next.
 const EVENTS: u16 = 128;
@@ -20,6 +21,8 @@ const EVENTS: u16 = 128;
 /// The number of the descriptor that wakes. The numbers of attachments'
 /// descriptors are below it, those of sockets above: see [`Token`].
 const WAKE: u64 = 1 << 16;
+/// The number of the timer.
+const TIMER: u64 = WAKE + 1;
 
 /// What [`Poller::wait`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,30 +140,78 @@ impl Waker {
     }
 }
 
-/// Waits for sockets, attachments and other threads.
+/// What is to be done before a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// The deadline is over: there is only a look at what has happened.
+    Look,
+    /// The timer ends the wait soon enough.
+    Sleep,
+    /// The timer is to be set to this time from now.
+    Set(Duration),
+}
+
+/// When the timer goes off.
+///
+/// A time-out of epoll_wait(2) sets a timer of the kernel with each wait, and
+/// takes it back when something happens before; in a virtual machine, that may
+/// be two exits. So the wait ends by a timer of its own (timerfd_create(2)),
+/// which is left as it is where a deadline is put off: it goes off early then,
+/// and is set again.
+#[derive(Debug)]
+struct Alarm(Time);
+
+impl Alarm {
+    fn plan(&mut self, until: Time, now: impl FnOnce() -> Time) -> Plan {
+        if until >= self.0 {
+            return Plan::Sleep;
+        }
+        let left = until.since(now());
+        if left.is_zero() {
+            return Plan::Look;
+        }
+        self.0 = until;
+        Plan::Set(left)
+    }
+
+    fn went_off(&mut self) {
+        self.0 = Time::NEVER;
+    }
+}
+
+/// Waits for sockets, attachments, other threads and the time.
 pub struct Poller {
     registry: Registry,
     wake: EventFd,
+    timer: TimerFd,
+    alarm: Alarm,
+    /// The start of the clock that deadlines are told by.
+    start: Instant,
     events: Box<[libc::epoll_event; EVENTS as usize]>,
-    /// Whether the kernel takes time-outs in nanoseconds (Linux 5.11).
-    precise: bool,
 }
 
 impl Poller {
-    /// A poller with nothing to wait for but its wakers.
+    /// A poller with nothing to wait for but its wakers. Its clock starts now.
     pub fn new() -> io::Result<Self> {
         let registry = Registry(Arc::new(epoll::create(CreateFlags::CLOEXEC)?));
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        // Each write to it is an edge, so that it needn't be read.
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        // Each write to the one and each time that the other goes off is an
+        // edge, so that they needn't be read.
         let interest = EventFlags::IN | EventFlags::ET;
-        // SAFETY: `wake` owns the descriptor and outlives the borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(wake.as_raw_fd()) };
-        epoll::add(&registry.0, fd, EventData::new_u64(WAKE), interest)?;
+        for (fd, number) in [(wake.as_raw_fd(), WAKE), (timer.as_raw_fd(), TIMER)] {
+            // SAFETY: `wake` and `timer` own the descriptors and outlive the
+            // borrow.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            epoll::add(&registry.0, fd, EventData::new_u64(number), interest)?;
+        }
         Ok(Self {
             registry,
             wake,
+            timer,
+            alarm: Alarm(Time::NEVER),
+            start: Instant::now(),
             events: Box::new([libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize]),
-            precise: true,
         })
     }
 
@@ -174,69 +225,51 @@ impl Poller {
         Ok(Waker(self.wake.try_clone()?))
     }
 
-    /// Waits until something happens, or for the given time. What happened is
-    /// told once (edge-triggered). A signal ends the wait, too, and nothing
-    /// has happened.
-    pub fn wait(
-        &mut self,
-        timeout: Option<Duration>,
-    ) -> io::Result<impl Iterator<Item = Event> + use<'_>> {
-        let count = match self.wait_for_events(timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            result => result?,
-        };
-        Ok(self.events[..count].iter().map(|event| decode(*event)))
+    /// The time on the poller's clock.
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.start.elapsed()
     }
 
-    fn wait_for_events(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        if self.precise {
-            match self.wait_precisely(timeout) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.precise = false,
-                result => return result,
+    /// Waits until something happens, or until the given time: not at all if
+    /// that is over, [`Time::NEVER`] for as long as it takes. What happened is
+    /// told once (edge-triggered). A signal ends the wait, too, and so does a
+    /// deadline that was given before and put off since; then nothing has
+    /// happened.
+    pub fn wait(&mut self, until: Time) -> io::Result<impl Iterator<Item = Event> + use<'_>> {
+        let start = self.start;
+        let millis = match self.alarm.plan(until, || Time::ZERO + start.elapsed()) {
+            Plan::Look => 0,
+            Plan::Sleep => -1,
+            Plan::Set(left) => {
+                self.timer.reset(left, None).map_err(io::Error::from)?;
+                -1
             }
-        }
-        // Rounded up, so that what is waited for is over then.
-        let millis = timeout.map_or(-1, |timeout| {
-            c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
-        });
-        let (epoll, events) = (self.registry.0.as_raw_fd(), self.events.as_mut_ptr());
-        // SAFETY: `events` has room for EVENTS events.
-        let count = unsafe { libc::epoll_wait(epoll, events, c_int::from(EVENTS), millis) };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
-    }
-
-    /// epoll_pwait2(2), which glibc has only since 2.35.
-    fn wait_precisely(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        let timeout = timeout.map(|timeout| libc::timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        let until: *const libc::timespec = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        let (epoll, events) = (self.registry.0.as_raw_fd(), self.events.as_mut_ptr());
-        let no_mask = ptr::null::<libc::sigset_t>();
-        // SAFETY: `events` has room for EVENTS events; `until` is null or
-        // points to a time that lives until the call is over.
-        let count = unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                epoll,
-                events,
-                c_long::from(EVENTS),
-                until,
-                no_mask,
-                0usize,
-            )
         };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+        let (epoll, room) = (self.registry.0.as_raw_fd(), self.events.as_mut_ptr());
+        // SAFETY: `events` has room for EVENTS events.
+        let count = unsafe { libc::epoll_wait(epoll, room, c_int::from(EVENTS), millis) };
+        let count = match usize::try_from(count).map_err(|_| io::Error::last_os_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            count => count?,
+        };
+        let events = &self.events[..count];
+        if events.iter().any(|event| event.u64 == TIMER) {
+            self.alarm.went_off();
+        }
+        Ok(events.iter().filter_map(decode))
     }
 }
 
-fn decode(event: libc::epoll_event) -> Event {
+/// What an event tells to others than the poller.
+fn decode(event: &libc::epoll_event) -> Option<Event> {
     let number = event.u64;
-    if number == WAKE {
-        return Event::Wake;
+    if number == TIMER {
+        return None;
     }
-    match u16::try_from(number) {
+    if number == WAKE {
+        return Some(Event::Wake);
+    }
+    Some(match u16::try_from(number) {
         Ok(number) => {
             let [port, token] = number.to_be_bytes();
             Event::Attachment { port, token }
@@ -245,21 +278,18 @@ fn decode(event: libc::epoll_event) -> Event {
             token: Token::from(number),
             flags: EventFlags::from_bits_retain(event.events),
         }),
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::time::Instant;
 
     use super::*;
 
-    const NOW: Option<Duration> = Some(Duration::ZERO);
-
     fn events(poller: &mut Poller) -> Vec<Event> {
-        poller.wait(NOW).unwrap().collect()
+        poller.wait(Time::ZERO).unwrap().collect()
     }
 
     #[test]
@@ -275,7 +305,7 @@ mod tests {
                 });
             });
             assert_eq!(
-                poller.wait(None).unwrap().collect::<Vec<_>>(),
+                poller.wait(Time::NEVER).unwrap().collect::<Vec<_>>(),
                 [Event::Wake]
             );
             assert_eq!(events(&mut poller), []);
@@ -308,16 +338,49 @@ mod tests {
         assert_eq!(again.kind(), io::ErrorKind::NotFound);
     }
 
+    /// The deadline of each wait, what is done, and whether the timer has
+    /// gone off before the next; the time is 100 + the wait's number.
     #[test]
-    fn both_ways_of_waiting_take_the_time_asked_for() {
-        for precise in [true, false] {
-            let mut poller = Poller::new().unwrap();
-            poller.precise = precise;
-            let (start, timeout) = (Instant::now(), Duration::from_micros(1500));
-            assert_eq!(poller.wait(Some(timeout)).unwrap().count(), 0);
-            assert!(start.elapsed() >= timeout);
-            poller.waker().unwrap().wake();
-            assert_eq!(poller.wait(Some(Duration::MAX)).unwrap().count(), 1);
+    fn the_timer_is_set_only_to_go_off_earlier() {
+        const NEVER: u64 = u64::MAX;
+        let set = |nanos| Plan::Set(Duration::from_nanos(nanos));
+        let mut alarm = Alarm(Time::NEVER);
+        for (number, (until, expected, went_off)) in (100..).zip([
+            (NEVER, Plan::Sleep, false),
+            (200, set(99), false),
+            // Put off, taken back, and the same again.
+            (300, Plan::Sleep, false),
+            (NEVER, Plan::Sleep, false),
+            (200, Plan::Sleep, false),
+            // Earlier, or over.
+            (150, set(45), false),
+            (0, Plan::Look, false),
+            (107, Plan::Look, false),
+            // It went off for a deadline that was put off.
+            (300, Plan::Sleep, true),
+            (300, set(191), true),
+            (NEVER, Plan::Sleep, false),
+        ]) {
+            let plan = alarm.plan(Time(until), || Time(number));
+            assert_eq!(plan, expected, "wait {number}");
+            if went_off {
+                alarm.went_off();
+            }
         }
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline() {
+        let mut poller = Poller::new().unwrap();
+        for _ in 0..2 {
+            let until = poller.now() + Duration::from_micros(1500);
+            while poller.now() < until {
+                assert_eq!(poller.wait(until).unwrap().count(), 0);
+            }
+            assert_eq!(events(&mut poller), []);
+        }
+        let late = poller.now() + Duration::from_secs(3600);
+        poller.waker().unwrap().wake();
+        assert_eq!(poller.wait(late).unwrap().count(), 1);
     }
 }

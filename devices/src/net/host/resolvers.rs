@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use crate::net::services::dns::PORT;
 use crate::net::services::dns::resolv::nameservers;
 
-/// A file's identity: another file, or another text in it, has another.
-type Identity = (u64, u64, i64, i64);
+/// A file's identity: another file, or another text in it, has another. Its
+/// length tells a text from its beginning, which may stand there first.
+type Identity = (u64, u64, u64, i64, i64);
 
 /// Where the resolvers are named.
 #[derive(Debug)]
@@ -56,7 +57,13 @@ impl Resolvers {
 
 fn identity(path: &PathBuf) -> io::Result<Identity> {
     let found = fs::metadata(path)?;
-    Ok((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
+    Ok((
+        found.dev(),
+        found.ino(),
+        found.size(),
+        found.mtime(),
+        found.mtime_nsec(),
+    ))
 }
 
 #[cfg(test)]

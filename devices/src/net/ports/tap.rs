@@ -3,11 +3,10 @@
 #![allow(unsafe_code)]
 
 mod attachment;
-mod link;
 mod namespace;
 
+pub use crate::net::link::LinkConfig;
 pub use attachment::{TapAttachment, TapConfig};
-pub use link::LinkConfig;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -187,6 +186,18 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Lets the tap outlive its descriptors, so that another process can use
+    /// it by its name.
+    pub fn persist(&self) -> io::Result<()> {
+        // SAFETY: TUNSETPERSIST takes its argument by value.
+        let done = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETPERSIST, 1) };
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
     fn set_up(file: File, name: &str, multi_queue: bool) -> Result<Self, Error> {
         let setup = |what| {
             move |source| Error::Setup {
@@ -354,3 +365,6 @@ fn mtu(name: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::in_namespace;

@@ -242,7 +242,8 @@ fn what_is_closed_is_known_no_more() {
     let (socket, port) = world.host.open(UDP4, 0).unwrap();
     let (peer, at) = peer();
     peer.send_to(b"x", loopback(port)).unwrap();
-    let event = world.poller.wait(Some(PATIENCE)).unwrap().next();
+    let until = world.poller.now() + PATIENCE;
+    let event = world.poller.wait(until).unwrap().next();
     let Some(Event::Socket(event)) = event else {
         panic!("the socket is readable");
     };

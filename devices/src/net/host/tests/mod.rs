@@ -64,7 +64,8 @@ impl World {
     /// Takes in what has happened, after waiting for something if asked.
     fn poll(&mut self, timeout: Duration) -> bool {
         let mut any = false;
-        for event in self.poller.wait(Some(timeout)).unwrap() {
+        let until = self.poller.now() + timeout;
+        for event in self.poller.wait(until).unwrap() {
             let Event::Socket(event) = event else {
                 panic!("only sockets are watched: {event:?}");
             };

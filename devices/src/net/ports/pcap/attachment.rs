@@ -18,10 +18,10 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Records the frames of `inner` under `name`.
-    pub fn new(inner: Box<dyn Attachment>, recording: Recording, name: &str) -> Self {
+    /// Records the frames of `inner` as those of `port`.
+    pub fn new(inner: Box<dyn Attachment>, recording: Recording, port: InterfaceId) -> Self {
         Self {
-            port: recording.add(name),
+            port,
             inner,
             recording,
         }

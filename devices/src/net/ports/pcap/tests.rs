@@ -272,7 +272,8 @@ fn an_attachment_is_recorded_and_notices_nothing() {
     let recording = Recording::start(file.clone()).unwrap();
     let bytes = [&[0; FRAME_HEADER][..], b"from the guest"].concat();
     let frame = Frame::owned(bytes.into(), FRAME_HEADER + 14, 3);
-    let mut port = Recorded::new(Box::new(One(Some(frame))), recording.clone(), "one");
+    let id = recording.add("one");
+    let mut port = Recorded::new(Box::new(One(Some(frame))), recording.clone(), id);
     let mut tokens = Tokens::default();
     port.watch(&mut tokens).unwrap();
     assert_eq!(tokens.0, [5]);

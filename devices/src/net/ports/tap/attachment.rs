@@ -5,10 +5,10 @@ use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use super::link::{LinkConfig, Routing};
 use super::namespace::Namespace;
 use super::{Error, Tap, check, interface, ioctl};
 use crate::net::attachment::{Attachment, Content, Frame, News, Sent, Settings, Watch};
+use crate::net::link::{LinkConfig, Routing};
 use crate::net::mac::MacAddress;
 use crate::net::payload::{Payload, Place};
 use crate::net::port::{MAX_FRAME, Offloads, Port};
@@ -97,7 +97,9 @@ impl TapAttachment {
         let mut routing = Routing::new(namespace.routing);
         let link = routing.find(name).map_err(setup("find its interface"))?;
         if let Some(config) = &config.link {
-            routing.set_up(link.index, config, setup)?;
+            routing
+                .set_up(link.index, config)
+                .map_err(|error| setup(error.what)(error.source))?;
         }
         if config.namespace.is_some() && config.link.is_some() {
             let loopback = routing.find("lo");

@@ -5,12 +5,13 @@ use nestling_arch::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::net::link::Routing;
 
 pub(super) const NAME: &str = "nestling-test";
 
 /// Runs `test` in a network namespace of its own, where this host allows it.
 #[allow(clippy::print_stderr)] // A skipped test says why.
-pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         // SAFETY: unshare changes only the calling thread, which ends with the test.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
@@ -127,6 +128,20 @@ fn a_tap_has_one_user_unless_it_has_several_queues() {
         for active in [false, false, true, true] {
             queues[2].set_active(active).unwrap();
         }
+    });
+}
+
+#[test]
+fn a_tap_that_persists_is_found_by_its_name() {
+    in_namespace(|| {
+        let tap = Tap::open(NAME, 1).unwrap().pop().unwrap();
+        let index = || Routing::open().unwrap().find(NAME).unwrap().index;
+        let before = index();
+        tap.persist().unwrap();
+        drop(tap);
+        assert_eq!(index(), before);
+        let tap = Tap::open(NAME, 1).unwrap();
+        assert_eq!((tap.len(), index()), (1, before));
     });
 }
 

@@ -3,10 +3,12 @@
 //! Nothing here knows virtio: a virtual NIC is one user of a [`port::Port`].
 
 pub mod attachment;
+pub mod engine;
 pub mod host;
 pub mod link;
 pub mod mac;
 pub mod nat;
+pub mod network;
 pub mod payload;
 pub mod port;
 pub mod ports;

@@ -1,0 +1,14 @@
+//! The engine as a whole: guests with a TCP/IP stack of their own on its
+//! ports, and models of the host's sockets.
+
+mod rig;
+mod station;
+mod wires;
+
+mod gateway;
+mod hostile;
+mod limits;
+mod mappings;
+mod outside;
+mod services;
+mod switching;

@@ -1,6 +1,7 @@
 //! The virtual network: ports that carry Ethernet frames.
 //!
-//! Nothing here knows virtio: a virtual NIC is one user of a [`port::Port`].
+//! Nothing here knows virtio, but [`ports::vhost_user`], whose peers speak it: a
+//! virtual NIC is one user of a [`port::Port`] or one [`attachment`].
 
 pub mod attachment;
 pub mod engine;

@@ -1,16 +1,17 @@
 //! virtio 1.x: devices, the PCI transport, and the queues between them.
 
 pub mod block;
-mod config;
+pub(crate) mod config;
 pub mod console;
 pub mod device;
-mod eventfd;
+pub(crate) mod eventfd;
 #[cfg(test)]
 mod hostile;
+pub(crate) mod layout;
 pub mod net;
 pub mod pci;
-mod queue;
+pub(crate) mod queue;
 pub mod rng;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod worker;

@@ -112,6 +112,11 @@ impl Driver {
     /// A driver with one queue for each of `sizes`.
     pub(crate) fn new(sizes: &[u16]) -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        Self::over(memory, sizes)
+    }
+
+    /// A driver in `memory`, of which there is as much as in [`Driver::new`].
+    pub(crate) fn over(memory: GuestMemory, sizes: &[u16]) -> Self {
         let queues = (0..).zip(sizes).map(|(number, size)| {
             let base = QUEUE_ROOM * number;
             DriverQueue {

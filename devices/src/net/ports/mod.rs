@@ -2,3 +2,4 @@
 
 pub mod pcap;
 pub mod tap;
+pub mod vhost_user;

@@ -24,6 +24,7 @@ mod control;
 #[cfg(test)]
 pub(super) mod loopback;
 mod pair;
+pub(crate) mod rings;
 mod shared;
 mod steering;
 #[cfg(test)]
@@ -88,6 +89,30 @@ pub struct NetConfig {
     pub mac: MacAddress,
 }
 
+/// The features that follow from what stands behind a NIC.
+fn offload_features(offloads: Offloads) -> u64 {
+    let table = OFFLOAD_FEATURES.iter();
+    table
+        .filter(|(offload, ..)| offloads.contains(*offload))
+        .fold(0, |features, (_, host, guest)| features | host | guest)
+}
+
+/// What the guest, by the features it chose, does with received frames.
+fn guest_offloads(features: u64) -> Offloads {
+    let chosen = OFFLOAD_FEATURES
+        .iter()
+        .filter(|(_, _, guest)| features & guest == *guest);
+    let mut offloads: Offloads = chosen.map(|(offload, _, _)| *offload).collect();
+    // Some need others (5.1.3.1); a driver that left those out gets none.
+    if !offloads.contains(Offloads::CHECKSUM) {
+        return Offloads::empty();
+    }
+    if !offloads.intersects(Offloads::TSO4 | Offloads::TSO6) {
+        offloads.remove(Offloads::ECN);
+    }
+    offloads
+}
+
 /// struct virtio_net_config (virtio 1.3, 5.1.4) up to the MTU.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
@@ -139,6 +164,18 @@ struct Queues {
     /// Receive and transmit queue of each pair.
     pairs: Vec<(VirtQueue, VirtQueue)>,
     control: Option<Control>,
+}
+
+impl ConfigSpace {
+    fn new(mac: [u8; 6], link_up: bool, max_pairs: u16, mtu: u16) -> Self {
+        let status = if link_up { VIRTIO_NET_S_LINK_UP } else { 0 };
+        Self {
+            mac,
+            status: U16::new(u16::try_from(status).expect("one bit")),
+            max_virtqueue_pairs: max_pairs.into(),
+            mtu: mtu.into(),
+        }
+    }
 }
 
 impl Net {
@@ -198,22 +235,6 @@ impl Net {
         Link(self.shared.clone())
     }
 
-    /// What the guest, by the features it chose, does with received frames.
-    fn guest_offloads(features: u64) -> Offloads {
-        let chosen = OFFLOAD_FEATURES
-            .iter()
-            .filter(|(_, _, guest)| features & guest == *guest);
-        let mut offloads: Offloads = chosen.map(|(offload, _, _)| *offload).collect();
-        // Some need others (5.1.3.1); a driver that left those out gets none.
-        if !offloads.contains(Offloads::CHECKSUM) {
-            return Offloads::empty();
-        }
-        if !offloads.intersects(Offloads::TSO4 | Offloads::TSO6) {
-            offloads.remove(Offloads::ECN);
-        }
-        offloads
-    }
-
     /// Takes queues `2n` and `2n + 1` of each pair, and the control queue.
     fn queues(&self, activation: Activation) -> Result<Queues, ActivateError> {
         let Activation {
@@ -271,11 +292,7 @@ impl VirtioDevice for Net {
             | 1 << VIRTIO_NET_F_CTRL_RX
             | 1 << VIRTIO_NET_F_CTRL_RX_EXTRA
             | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
-        for (offload, host, guest) in OFFLOAD_FEATURES {
-            if self.offloads.contains(offload) {
-                features |= host | guest;
-            }
-        }
+        features |= offload_features(self.offloads);
         if self.mtu.is_some() {
             features |= 1 << VIRTIO_NET_F_MTU;
         }
@@ -286,14 +303,9 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let up = self.shared.link_up();
-        let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
-        let space = ConfigSpace {
-            mac: self.shared.mac(),
-            status: U16::new(u16::try_from(status).expect("one bit")),
-            max_virtqueue_pairs: self.shared.max_pairs.into(),
-            mtu: self.mtu.unwrap_or(0).into(),
-        };
+        let shared = &self.shared;
+        let mtu = self.mtu.unwrap_or(0);
+        let space = ConfigSpace::new(shared.mac(), shared.link_up(), shared.max_pairs, mtu);
         config::read(space.as_bytes(), offset, data);
     }
 
@@ -307,7 +319,7 @@ impl VirtioDevice for Net {
         let active = Active {
             name: format!("NIC {}", self.number),
             features,
-            offloads: Self::guest_offloads(features) & self.offloads,
+            offloads: guest_offloads(features) & self.offloads,
             queues,
             memory,
             interrupt,

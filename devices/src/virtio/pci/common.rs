@@ -3,28 +3,9 @@
 use nestling_arch::GuestMemory;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
 
+use crate::virtio::layout::{QueueError, RingLayout};
 use crate::virtio::pci::signals::{NO_VECTOR, Signals, Status};
-
-/// Why a queue can't be used as the driver has set it up.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum QueueError {
-    #[error("its size is {size}, not a power of two up to {max}")]
-    Size { size: u16, max: u16 },
-    #[error("its {ring} at {address:#x} is misaligned")]
-    Alignment { ring: &'static str, address: u64 },
-    #[error(
-        "its rings at {descriptors:#x}, {available:#x} and {used:#x} for {size} buffers \
-         aren't all in memory"
-    )]
-    OutsideMemory {
-        descriptors: u64,
-        available: u64,
-        used: u64,
-        size: u16,
-    },
-}
 
 /// A queue as the driver sets it up.
 #[derive(Clone, Debug)]
@@ -55,37 +36,14 @@ impl QueueSetup {
 
     /// The queue, if all of its rings are aligned and in `memory`.
     pub(super) fn queue(&self, memory: &GuestMemory, event_idx: bool) -> Result<Queue, QueueError> {
-        let &Self {
-            max,
-            size,
-            descriptors,
-            available,
-            used,
-            ..
-        } = self;
-        let bad_size = |_| QueueError::Size { size, max };
-        let mut queue = Queue::new(max).map_err(bad_size)?;
-        queue.try_set_size(size).map_err(bad_size)?;
-        let misaligned = |ring, address| move |_| QueueError::Alignment { ring, address };
-        queue
-            .try_set_desc_table_address(GuestAddress(descriptors))
-            .map_err(misaligned("descriptor table", descriptors))?;
-        queue
-            .try_set_avail_ring_address(GuestAddress(available))
-            .map_err(misaligned("available ring", available))?;
-        queue
-            .try_set_used_ring_address(GuestAddress(used))
-            .map_err(misaligned("used ring", used))?;
+        let rings = RingLayout {
+            size: self.size,
+            descriptors: self.descriptors,
+            available: self.available,
+            used: self.used,
+        };
+        let mut queue = rings.queue(self.max, memory)?;
         queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        if !queue.is_valid(memory) {
-            return Err(QueueError::OutsideMemory {
-                descriptors,
-                available,
-                used,
-                size,
-            });
-        }
         Ok(queue)
     }
 }

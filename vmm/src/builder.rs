@@ -22,6 +22,7 @@ use crate::kvm::{self, KvmError};
 use crate::machine::Machine;
 use crate::mapping::{Mapping, MappingError};
 use crate::memory::{self, MemoryError};
+use crate::network::Places;
 use crate::platform::Platform;
 use crate::session::EventLog;
 use crate::vcpu::{Ends, Vcpu, VcpuError};
@@ -131,7 +132,12 @@ impl<'a> Prepared<'a> {
     }
 
     /// Builds the machine, ready to enter its kernel.
-    pub fn build(&self, streams: &Streams, events: &EventLog) -> Result<Machine, BuildError> {
+    pub fn build(
+        &self,
+        streams: &Streams,
+        places: &Places,
+        events: &EventLog,
+    ) -> Result<Machine, BuildError> {
         let config = self.config;
         let physical_bits = facts::physical_address_bits(&self.facts.supported);
         let memory = Arc::new(self.allocate(physical_bits)?);
@@ -143,7 +149,7 @@ impl<'a> Prepared<'a> {
 
         let vm = Vm::new(&self.kvm, Arc::clone(&memory))?;
         let pci_high = layout::mmio64_window(config.memory.size.bytes(), physical_bits);
-        let platform = Platform::new(config, &vm, streams, events, pci_high.clone())?;
+        let platform = Platform::new(config, &vm, streams, places, events, pci_high.clone())?;
 
         let tables = AcpiConfig {
             cpus: config.cpus,

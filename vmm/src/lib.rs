@@ -17,6 +17,7 @@ pub mod mapping;
 pub mod memory;
 pub mod metal;
 pub mod nest;
+pub mod network;
 pub mod order;
 pub mod platform;
 pub mod session;

@@ -29,12 +29,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::builder::BuildError;
 use crate::channel::MonitorEvent;
-use crate::config::{ConsoleMode, NetConfig, VmConfig};
+use crate::config::{ConsoleMode, NetConfig, VmConfig, Wire};
 use crate::console::input::{Input, Sink};
 use crate::console::output::Output;
 use crate::console::streams::{self, Streams, duplicate};
 use crate::console::terminal;
 use crate::exit::Buses;
+use crate::network::{Place, Places};
 use crate::session::EventLog;
 use crate::vm::Vm;
 
@@ -64,6 +65,7 @@ impl Platform {
         config: &VmConfig,
         vm: &Arc<Vm>,
         streams: &Streams,
+        places: &Places,
         events: &EventLog,
         pci_high: Range<u64>,
     ) -> Result<Self, BuildError> {
@@ -101,7 +103,7 @@ impl Platform {
             )?;
         }
         for (number, (net, tap)) in config.nets.iter().zip(&streams.taps).enumerate() {
-            pci.add_net(number, net, tap.as_ref())?;
+            pci.add_net(number, net, tap.as_ref(), places.of(number))?;
         }
         pci.root.build().attach(&mut mmio, &mut pio)?;
 
@@ -247,16 +249,23 @@ impl PciBuilder<'_> {
         number: usize,
         config: &NetConfig,
         tap: Option<&OwnedFd>,
+        place: Option<(Place, MacAddress)>,
     ) -> Result<(), BuildError> {
-        let ports = open_tap(config, tap)?
-            .into_iter()
-            .map(|tap| Box::new(tap) as Box<dyn Port>);
-        let mac = config.mac.unwrap_or_else(MacAddress::random);
-        let nic = Net::new(ports.collect(), &net::NetConfig { number, mac }).map_err(|source| {
-            BuildError::Host {
-                what: "the network interface",
-                source,
+        let nic = match place {
+            Some((place, mac)) => {
+                let pairs = config.queues.unwrap_or(1);
+                Net::on_network(Box::new(place), pairs, &net::NetConfig { number, mac })
             }
+            None => {
+                let taps = open_tap(config, tap)?.into_iter();
+                let ports = taps.map(|tap| Box::new(tap) as Box<dyn Port>).collect();
+                let mac = config.mac.unwrap_or_else(MacAddress::random);
+                Net::new(ports, &net::NetConfig { number, mac })
+            }
+        };
+        let nic = nic.map_err(|source| BuildError::Host {
+            what: "the network interface",
+            source,
         })?;
         self.add(&format!("nic {number}"), Box::new(nic))
     }
@@ -305,10 +314,10 @@ impl PciBuilder<'_> {
 
 /// The tap's queues, one for each pair of the NIC's.
 fn open_tap(config: &NetConfig, inherited: Option<&OwnedFd>) -> Result<Vec<Tap>, BuildError> {
-    match (inherited, &config.tap) {
+    match (inherited, &config.wire) {
         (Some(fd), _) => Ok(vec![Tap::from_fd(duplicate(fd)?)?]),
-        (None, Some(name)) => Ok(Tap::open(name, config.queues.unwrap_or(1))?),
-        (None, None) => Ok(Vec::new()),
+        (None, Wire::Tap(name)) => Ok(Tap::open(name, config.queues.unwrap_or(1))?),
+        (None, Wire::Fd(_) | Wire::User { .. }) => Ok(Vec::new()),
     }
 }
 

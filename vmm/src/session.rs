@@ -13,6 +13,7 @@ use crate::console::streams::{StreamError, Streams, duplicate};
 use crate::console::terminal::RawMode;
 use crate::exit::End;
 use crate::machine::{Controls, MachineError, Report};
+use crate::network::{Places, PlacesError};
 use crate::signals::Signals;
 use crate::stats::report;
 
@@ -25,6 +26,9 @@ pub enum SessionError {
     /// The machine can't be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The virtual network can't be had.
+    #[error(transparent)]
+    Network(#[from] PlacesError),
     /// The machine broke down.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -52,7 +56,8 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
     let streams = Streams::open(config)?;
     let mut events = EventLog::new(&streams)?;
     let prepared = Prepared::new(config)?;
-    let mut machine = prepared.build(&streams, &events)?;
+    let places = Places::open(config)?;
+    let mut machine = prepared.build(&streams, &places, &events)?;
 
     let terminal = if builder::takes_keys(config) && io::stdin().is_terminal() {
         RawMode::enter(&io::stdin()).map_err(host("put the terminal into raw mode"))?
@@ -75,7 +80,7 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
             }
             _ => break report,
         }
-        machine = prepared.build(&streams, &events)?;
+        machine = prepared.build(&streams, &places, &events)?;
     };
     drop(terminal);
     finish(config, &report, &mut events, json)

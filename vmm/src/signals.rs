@@ -33,6 +33,26 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        loop {
+            // SAFETY: one pollfd is valid for the call.
+            match check(unsafe { libc::poll(&raw mut poll, 1, -1) }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
     /// Takes one pending signal's number.
     pub fn take(&self) -> Option<u32> {
         // struct signalfd_siginfo has 128 bytes, the first four ssi_signo.

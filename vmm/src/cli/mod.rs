@@ -5,6 +5,7 @@ mod doctor;
 mod image;
 mod man;
 mod nest;
+mod net;
 mod run;
 
 use std::error::Error;
@@ -67,6 +68,9 @@ enum Command {
     Run(Box<run::Run>),
     /// Boot a chain of levels, each by the one below it
     Nest(Box<nest::Nest>),
+    /// Serve a virtual network without a machine, or ask one that runs
+    #[command(subcommand)]
+    Net(Box<net::Net>),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::Doctor),
     /// Build the image that every level of a nest boots
@@ -130,6 +134,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => run.execute(format),
         Command::Nest(nest) => nest.execute(format),
+        Command::Net(net) => net.execute(format),
         Command::Doctor(doctor) => doctor.execute(format),
         Command::Image(image) => image.execute(format),
         Command::Completions(completions) => completions.execute(),
@@ -151,6 +156,9 @@ fn start_log(filter: &str) -> Result<(), Failure> {
         .with_ansi(terminal::colour(&io::stderr()))
         .with_target(false)
         .without_time()
+        // It would be told where the log is, by a call that panics if nobody
+        // reads there any longer.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

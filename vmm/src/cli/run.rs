@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nestling_arch::nested::Request;
+use nestling_devices::net::nat::mappings::Mapping;
 
 use super::{Failure, Format, Verdict};
 use crate::config::{
-    ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig, VmConfig,
+    ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig, NetworkOptions,
+    VmConfig,
 };
 use crate::session;
 
@@ -19,6 +21,10 @@ Examples:
   Two vCPUs, a disk and a tap, and a guest that may host guests of its own:
     nestling run --kernel vmlinuz --cpus 2 --memory 2G --nested on \\
       --disk path=root.img --net tap=tap0 --cmdline 'console=ttyS0 root=/dev/vda rw'
+
+  A network without any set-up: the guest gets an address, and port 2222 here leads to its 22:
+    nestling run --kernel vmlinuz --initrd initrd.img --net user,ip=192.168.100.10 \\
+      --forward tcp:127.0.0.1:2222:192.168.100.10:22
 
   From a file, with more memory than it says:
     nestling run --config machine.toml --memory 4G";
@@ -59,9 +65,23 @@ pub(super) struct Run {
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskConfig>,
 
-    /// A network interface: tap=NAME|fd=N[,mac=ADDRESS][,queues=N]; may be repeated
+    /// A network interface: user|tap=NAME|fd=N[,mac=ADDRESS][,queues=N]; may be repeated.
+    /// One of kind user is plugged into a virtual network of its own, and may have
+    /// [,ip=ADDRESS][,spoofing=on][,pcap=FILE][,rate=BYTES][,frame_rate=N] (a second)
     #[arg(long, value_name = "NET")]
     net: Vec<NetConfig>,
+
+    /// What the virtual network is to be:
+    /// [cidr=PREFIX|off][,cidr6=PREFIX|off][,pool=FIRST-LAST][,mtu=BYTES][,dns=ADDRESS[+ADDRESS]]
+    /// [,domain=NAME][,filtering=FILTER][,host_loopback=on][,reserve=MAC=ADDRESS[+MAC=ADDRESS]]
+    /// [,control=SOCKET]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkOptions>,
+
+    /// A static mapping of the virtual network: tcp|udp:OUTER:PORT[-PORT]:INNER:PORT;
+    /// may be repeated
+    #[arg(long, value_name = "MAPPING")]
+    forward: Vec<Mapping>,
 
     /// Where the serial port leads: tty, off or file=PATH [default: tty]
     #[arg(long, value_name = "WHERE")]
@@ -106,6 +126,13 @@ impl Run {
 
     fn into_flags(self) -> ConfigFile {
         let given = |list: bool| list.then_some(true);
+        let network = if self.network.is_none() && self.forward.is_empty() {
+            None
+        } else {
+            let mut network = self.network.unwrap_or_default();
+            network.forward = self.forward;
+            Some(network)
+        };
         ConfigFile {
             version: None,
             kernel: self.kernel,
@@ -116,6 +143,7 @@ impl Run {
             nested: self.nested,
             disk: (!self.disk.is_empty()).then_some(self.disk),
             net: (!self.net.is_empty()).then_some(self.net),
+            network,
             serial: self.serial,
             console: self.console,
             channel: self.channel,

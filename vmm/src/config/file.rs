@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nestling_arch::nested::Request;
 use serde::Deserialize;
 
+use super::network::NetworkOptions;
 use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig};
 use crate::channel::{MAX_TEXT, printable};
 
@@ -30,6 +31,7 @@ pub struct ConfigFile {
     pub nested: Option<Request>,
     pub disk: Option<Vec<DiskConfig>>,
     pub net: Option<Vec<NetConfig>>,
+    pub network: Option<NetworkOptions>,
     pub serial: Option<ConsoleMode>,
     pub console: Option<ConsoleMode>,
     pub channel: Option<Endpoint>,
@@ -123,6 +125,10 @@ impl ConfigFile {
             nested: flags.nested.or(self.nested),
             disk: flags.disk.or(self.disk),
             net: flags.net.or(self.net),
+            network: match (self.network, flags.network) {
+                (Some(file), Some(flags)) => Some(file.overlaid(flags)),
+                (file, flags) => flags.or(file),
+            },
             serial: flags.serial.or(self.serial),
             console: flags.console.or(self.console),
             channel: flags.channel.or(self.channel),

@@ -4,16 +4,20 @@
 //! Flags win over the file. A list given by flags replaces the file's list.
 
 mod file;
+mod network;
 mod options;
 mod parts;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use nestling_arch::nested::Request;
+use nestling_devices::net::prefix::Prefix4;
 
 pub use file::{ConfigFile, FileError};
+pub use network::{NetworkConfig, NetworkOptions, Reservation, Route};
 pub use options::{OptionError, Options};
-pub use parts::{ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, NetConfig};
+pub use parts::{ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, NetConfig, Wire};
 
 use crate::size::Size;
 
@@ -48,6 +52,8 @@ pub struct VmConfig {
     pub disks: Vec<DiskConfig>,
     /// Network interfaces.
     pub nets: Vec<NetConfig>,
+    /// The virtual network that interfaces of kind `user` are plugged into.
+    pub network: NetworkConfig,
     /// Where the 16550 at 0x3f8 leads.
     pub serial: ConsoleMode,
     /// Where the virtio console (hvc0) leads.
@@ -84,6 +90,12 @@ pub enum ConfigError {
         /// What it must be a multiple of.
         step: Size,
     },
+    /// A virtual network that can't be.
+    #[error("--network: {0}")]
+    Network(#[from] OptionError),
+    /// Addresses for interfaces of a network without IPv4, or outside of it.
+    #[error("--net user,ip={0}: the network has no such address for a guest")]
+    Address(Ipv4Addr),
     /// An inherited descriptor that two parts would own.
     #[error("the same file descriptor {0} is given twice")]
     SharedDescriptor(i32),
@@ -102,6 +114,7 @@ impl VmConfig {
             nested: file.nested.unwrap_or(Request::Auto),
             disks: file.disk.unwrap_or_default(),
             nets: file.net.unwrap_or_default(),
+            network: file.network.unwrap_or_default().try_into()?,
             serial: file.serial.unwrap_or(ConsoleMode::Tty),
             console: file.console.unwrap_or(ConsoleMode::Off),
             channel: file.channel,
@@ -115,6 +128,15 @@ impl VmConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        for net in &self.nets {
+            if let Wire::User { ip: Some(ip), .. } = net.wire {
+                let fits =
+                    |(gateway, prefix): (Ipv4Addr, Prefix4)| prefix.is_host(ip) && ip != gateway;
+                if !self.network.v4.is_some_and(fits) {
+                    return Err(ConfigError::Address(ip));
+                }
+            }
+        }
         if !(1..=MAX_VCPUS).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
         }
@@ -132,7 +154,7 @@ impl VmConfig {
         let mut descriptors = std::collections::BTreeSet::new();
         let endpoints = [&self.channel, &self.events].into_iter().flatten();
         let named = endpoints.filter_map(Endpoint::descriptor);
-        for fd in named.chain(self.nets.iter().filter_map(|net| net.fd)) {
+        for fd in named.chain(self.nets.iter().filter_map(NetConfig::fd)) {
             if !descriptors.insert(fd) {
                 return Err(ConfigError::SharedDescriptor(fd));
             }

@@ -103,9 +103,15 @@ impl Options {
 
     /// Takes an on/off switch; off where it isn't there.
     pub fn switch(&mut self, key: &'static str) -> Result<bool, OptionError> {
+        Ok(self.switch_if_given(key)?.unwrap_or(false))
+    }
+
+    /// Takes an on/off switch, if it is there.
+    pub fn switch_if_given(&mut self, key: &'static str) -> Result<Option<bool>, OptionError> {
         match self.0.remove(key).as_deref() {
-            None | Some("off" | "false" | "no") => Ok(false),
-            Some("on" | "true" | "yes") => Ok(true),
+            None => Ok(None),
+            Some("off" | "false" | "no") => Ok(Some(false)),
+            Some("on" | "true" | "yes") => Ok(Some(true)),
             Some(value) => Err(OptionError::Value {
                 key,
                 value: value.into(),

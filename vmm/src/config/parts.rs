@@ -2,6 +2,7 @@
 //! a TOML table.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -185,24 +186,61 @@ impl From<DiskTable> for DiskConfig {
 
 string_or_table!(DiskConfig from DiskTable, "a string such as \"path=disk.img\", or a table");
 
-/// A network interface on a tap.
+/// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConfig {
-    /// The tap's name.
-    pub tap: Option<String>,
-    /// An open tap, handed in.
-    pub fd: Option<RawFd>,
+    /// Where it leads.
+    pub wire: Wire,
     /// The guest's address; chosen at random where not given.
     pub mac: Option<MacAddress>,
     /// Pairs of queues; one where not given.
     pub queues: Option<u16>,
 }
 
+/// Where a network interface leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    /// To the tap of this name.
+    Tap(String),
+    /// To an open tap, handed in.
+    Fd(RawFd),
+    /// To this process's virtual network.
+    User {
+        /// The IPv4 address that is kept for it, if any is.
+        ip: Option<Ipv4Addr>,
+        /// Whether its guest may use other MAC addresses than its own, as a
+        /// bridge of nested guests does.
+        spoofing: bool,
+        /// A file for its frames, which Wireshark reads.
+        pcap: Option<PathBuf>,
+        /// Bytes a second in each direction, if they are limited.
+        rate: Option<Size>,
+        /// Frames a second in each direction, if they are limited.
+        frame_rate: Option<u64>,
+    },
+}
+
+const TAP_KEYS: &[&str] = &["tap", "fd", "mac", "queues"];
+const USER_KEYS: &[&str] = &[
+    "user",
+    "mac",
+    "queues",
+    "ip",
+    "spoofing",
+    "pcap",
+    "rate",
+    "frame_rate",
+];
+
 impl FromStr for NetConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let mut options = Options::parse(text, &["tap", "fd", "mac", "queues"])?;
+        let kind = text.split(',').next().unwrap_or_default();
+        if kind == "user" {
+            return Self::user(text);
+        }
+        let mut options = Options::parse(text, TAP_KEYS)?;
         let fd = options.take("fd")?;
         if let Some(fd @ ..3) = fd {
             return Err(OptionError::Value {
@@ -211,27 +249,63 @@ impl FromStr for NetConfig {
                 reason: "hand the tap in as descriptor 3 or more".into(),
             });
         }
-        let net = Self {
-            tap: options.take("tap")?,
-            fd,
+        let wire = match (options.take("tap")?, fd) {
+            (Some(tap), None) => Wire::Tap(tap),
+            (None, Some(fd)) => Wire::Fd(fd),
+            _ => return Err(OptionError::Missing("user, tap=NAME or fd")),
+        };
+        Ok(Self {
+            wire,
             mac: options.take("mac")?,
             queues: options.take("queues")?,
-        };
-        if net.tap.is_some() == net.fd.is_some() {
-            return Err(OptionError::Missing("tap=NAME or fd"));
-        }
-        Ok(net)
+        })
     }
 }
 
+impl NetConfig {
+    fn user(text: &str) -> Result<Self, OptionError> {
+        let mut options = Options::parse(text, USER_KEYS)?;
+        Ok(Self {
+            wire: Wire::User {
+                ip: options.take("ip")?,
+                spoofing: options.switch("spoofing")?,
+                pcap: options.take("pcap")?,
+                rate: options.take("rate")?,
+                frame_rate: options.take("frame_rate")?,
+            },
+            mac: options.take("mac")?,
+            queues: options.take("queues")?,
+        })
+    }
+
+    /// The descriptor that it was handed in as, if it was.
+    pub fn fd(&self) -> Option<RawFd> {
+        match self.wire {
+            Wire::Fd(fd) => Some(fd),
+            Wire::Tap(_) | Wire::User { .. } => None,
+        }
+    }
+}
+
+/// A network interface of a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetTable {
-    tap: String,
+struct NetKeys {
+    tap: Option<String>,
+    user: Option<bool>,
     #[serde(default, deserialize_with = "station")]
     mac: Option<MacAddress>,
     queues: Option<u16>,
+    ip: Option<Ipv4Addr>,
+    spoofing: Option<bool>,
+    pcap: Option<PathBuf>,
+    rate: Option<Size>,
+    frame_rate: Option<u64>,
 }
+
+#[derive(Deserialize)]
+#[serde(try_from = "NetKeys")]
+struct NetTable(NetConfig);
 
 fn station<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MacAddress>, D::Error> {
     String::deserialize(deserializer)?
@@ -240,19 +314,44 @@ fn station<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MacAddre
         .map_err(de::Error::custom)
 }
 
-impl From<NetTable> for NetConfig {
-    fn from(table: NetTable) -> Self {
-        let NetTable { tap, mac, queues } = table;
-        Self {
-            tap: Some(tap),
-            fd: None,
-            mac,
-            queues,
-        }
+impl TryFrom<NetKeys> for NetTable {
+    type Error = &'static str;
+
+    fn try_from(keys: NetKeys) -> Result<Self, Self::Error> {
+        let of_network = keys.ip.is_some()
+            || keys.spoofing.is_some()
+            || keys.pcap.is_some()
+            || keys.rate.is_some()
+            || keys.frame_rate.is_some();
+        let wire = match (keys.tap, keys.user) {
+            (Some(tap), None) if !of_network => Wire::Tap(tap),
+            (Some(_), None) => {
+                return Err("`ip`, `spoofing`, `pcap`, `rate` and `frame_rate` go with `user`");
+            }
+            (None, Some(true)) => Wire::User {
+                ip: keys.ip,
+                spoofing: keys.spoofing.unwrap_or(false),
+                pcap: keys.pcap,
+                rate: keys.rate,
+                frame_rate: keys.frame_rate,
+            },
+            _ => return Err("a network interface has either `user = true` or `tap = \"NAME\"`"),
+        };
+        Ok(Self(NetConfig {
+            wire,
+            mac: keys.mac,
+            queues: keys.queues,
+        }))
     }
 }
 
-string_or_table!(NetConfig from NetTable, "a string such as \"tap=tap0\", or a table");
+impl From<NetTable> for NetConfig {
+    fn from(NetTable(config): NetTable) -> Self {
+        config
+    }
+}
+
+string_or_table!(NetConfig from NetTable, "a string such as \"user\" or \"tap=tap0\", or a table");
 
 /// Where a console leads.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -142,7 +142,7 @@ fn a_tap_is_no_standard_stream() {
             "{error}"
         );
     }
-    assert_eq!("fd=3".parse::<NetConfig>().expect("valid").fd, Some(3));
+    assert_eq!("fd=3".parse::<NetConfig>().expect("valid").fd(), Some(3));
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Streams {
             taps: config
                 .nets
                 .iter()
-                .map(|net| net.fd.map(|fd| adopt("net", fd)).transpose())
+                .map(|net| net.fd().map(|fd| adopt("net", fd)).transpose())
                 .collect::<Result<_, _>>()?,
         })
     }

@@ -6,6 +6,7 @@
 //! every nest.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -70,9 +71,32 @@ pub struct Order {
     /// Load KVM for the processor's vendor, if it shows VMX or SVM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kvm: Option<Kvm>,
+    /// The level's own network; none leaves its links up and without addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
     /// What to do, one after another. A failed step doesn't keep the next from
     /// running.
     pub steps: Vec<Step>,
+}
+
+/// A level's own network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Ask for an address by DHCP at the first NIC, if there is one.
+    #[serde(default)]
+    pub dhcp: bool,
+    /// Join the first NIC by a bridge to a tap of this name, which the next
+    /// level's NIC is then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// Addresses of the level itself that no network leads to: the loopback
+    /// interface has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Ipv4Addr>,
+    /// Serve a page here as long as the order is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<SocketAddr>,
 }
 
 /// How KVM is loaded.
@@ -116,6 +140,8 @@ pub enum Workload {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+    /// Use the network, and be used by it.
+    Network(NetworkWork),
     /// Report the facts a test asks for: flags, `/dev/kvm`, KVM's parameters.
     Probe,
     /// Fill the start of a block device with [`pattern`].
@@ -156,6 +182,7 @@ impl Workload {
             Self::Hello => "hello".into(),
             Self::Shell => "shell".into(),
             Self::Program { argv, .. } => argv.first().cloned().unwrap_or_default(),
+            Self::Network(_) => "network".into(),
             Self::Probe => "probe".into(),
             Self::DiskWrite { device, .. } => format!("disk-write {device}"),
             Self::DiskDigest { device, .. } => format!("disk-digest {device}"),
@@ -167,6 +194,20 @@ impl Workload {
             Self::OutOfMemory => "out-of-memory".into(),
         }
     }
+}
+
+/// What a level does with its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkWork {
+    /// Whose answer to an echo request is awaited.
+    pub ping: IpAddr,
+    /// The name that is looked up.
+    pub resolve: String,
+    /// Where a page is fetched from, by HTTP.
+    pub fetch: SocketAddr,
+    /// The port at which a page is served until it was fetched once.
+    pub serve: u16,
 }
 
 /// The next level, its machine and its order.
@@ -184,6 +225,10 @@ pub struct Nest {
     /// directions; otherwise its lines are reported.
     #[serde(default)]
     pub raw_console: bool,
+    /// Fetch a page here, by HTTP, as soon as it is served: by a static mapping
+    /// it is one of a level above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<SocketAddr>,
     /// The order of the next level.
     pub order: Box<Order>,
 }
@@ -203,6 +248,15 @@ pub struct Machine {
     /// Disks in the order in which the guest sees them.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Network interfaces, each a value of `--net`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<String>,
+    /// The virtual network, a value of `--network`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// Its static mappings, each a value of `--forward`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<String>,
 }
 
 /// A disk of a machine.
@@ -324,6 +378,7 @@ mod tests {
                 intel: "enable_apicv=0".into(),
                 amd: String::new(),
             }),
+            network: None,
             steps: vec![Step::Workload(Workload::Hello)],
         }
     }
@@ -337,6 +392,9 @@ mod tests {
                 nested: "on".into(),
                 cmdline: "console=ttyS0".into(),
                 disks: vec![],
+                nets: Vec::new(),
+                network: String::new(),
+                forwards: Vec::new(),
             },
             limits: Limits {
                 boot_s: 60,
@@ -344,6 +402,7 @@ mod tests {
                 total_s: 300,
             },
             raw_console: false,
+            fetch: None,
             order: Box::new(order),
         })
     }

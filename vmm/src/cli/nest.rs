@@ -13,6 +13,7 @@ use crate::image::{self, Addition, Image, kernel};
 use crate::metal::directory::Directory;
 use crate::metal::{self, Metal, bochs, qemu};
 use crate::nest::machine::{self, Machine, MonitorSpec};
+use crate::nest::network::{Host, HostPage, Kind};
 use crate::nest::plan;
 use crate::nest::report::Report;
 use crate::nest::screen::{Screen, Style};
@@ -66,6 +67,11 @@ pub(super) struct Nest {
     #[arg(long, value_name = "WHEN", default_value_t = Nested::On)]
     nested: Nested,
 
+    /// How levels above L1 reach the network: bridge (each is a full member of the one that L1
+    /// is on), nat (each level runs one for the next) or off
+    #[arg(long, value_name = "HOW", default_value_t = Kind::Bridge)]
+    l2_net: Kind,
+
     /// Give up after this many seconds [default: what suits the metal and the depth]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
@@ -99,7 +105,7 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "l2_net"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
@@ -124,7 +130,9 @@ impl Nest {
         let choice =
             metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
         let image = image::build(&self.image_options()).map_err(Failure::failed)?;
-        let plan = self.plan(choice.metal, &image)?;
+        let page = self.host_page(choice.metal);
+        let host = page.as_ref().map_or(Host::EMULATED, |page| page.host);
+        let plan = self.plan(choice.metal, &image, host)?;
         self.check_disks(choice.metal)?;
         if self.print_plan {
             let mut text = serde_json::to_string_pretty(&plan).map_err(Failure::failed)?;
@@ -148,6 +156,17 @@ impl Nest {
         })
     }
 
+    /// The page that this host serves to the nest, where it is the host of L1
+    /// itself and the nest is to ask for it.
+    fn host_page(&self, metal: Metal) -> Option<HostPage> {
+        if metal != Metal::Host || self.l2_net == Kind::Off || self.plan.is_some() {
+            return None;
+        }
+        let page = HostPage::serve();
+        page.inspect_err(|error| tracing::warn!("this host serves no page to the nest: {error}"))
+            .ok()
+    }
+
     fn image_options(&self) -> image::Options {
         let program = self.workload.first().map(PathBuf::from);
         image::Options {
@@ -164,7 +183,7 @@ impl Nest {
         }
     }
 
-    fn plan(&self, metal: Metal, image: &Image) -> Result<Plan, Failure> {
+    fn plan(&self, metal: Metal, image: &Image, host: Host) -> Result<Plan, Failure> {
         if let Some(path) = &self.plan {
             let text = fs::read(path).map_err(|error| {
                 Failure::usage(format!("can't read the plan {}: {error}", path.display()))
@@ -199,6 +218,8 @@ impl Nest {
                 common: metal.kvm_parameters().to_owned(),
                 ..Kvm::default()
             },
+            network: self.l2_net,
+            host,
             timeout_s: self.timeout.unwrap_or(60 * scale * u32::from(self.depth)),
             silence_s: 10 * scale,
         };

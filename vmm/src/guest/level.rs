@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::network::{self, Joined};
 use super::report::{Reporter, say};
 use super::{facts, setup, workload};
 use crate::channel::{Event, Fault, FaultKind, How, What, WorkloadResult};
 use crate::image::archive::{self, Tree};
+use crate::nest::fetcher::Fetcher;
 use crate::nest::machine::{self, MonitorSpec};
 use crate::nest::process;
 use crate::nest::supervise::supervise;
@@ -23,7 +25,15 @@ const KERNEL: &str = "/nestling/kernel";
 /// The next level's initramfs: the image, then the order.
 const INITRD: &str = "/run/nestling/initrd";
 /// What the running system added to the image's root.
-const EXCLUDED: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/tmp", order::PATH];
+const EXCLUDED: [&str; 7] = [
+    "/dev",
+    "/proc",
+    "/run",
+    "/sys",
+    "/tmp",
+    network::RESOLV_CONF,
+    order::PATH,
+];
 
 /// Why the next level wasn't started.
 #[derive(Debug, Error)]
@@ -51,6 +61,15 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
             text: note.to_owned(),
         });
     }
+    let mut network = Joined::default();
+    if let Some(ordered) = &order.network {
+        let host_name = format!("nestling-l{}", order.level);
+        let (joined, told) = Joined::set_up(ordered, &host_name, &stop);
+        network = joined;
+        if let Some(told) = told {
+            reporter.send(What::Workload(told));
+        }
+    }
     let mut initrd = Initrd::default();
     for step in &order.steps {
         if stopped(&stop) {
@@ -63,10 +82,12 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
         }
         match step {
             Step::Workload(work @ Workload::PowerOff) => {
-                run_workload(work, order.level, reporter, &stop);
+                run_workload(work, order.level, &network, reporter, &stop);
                 break;
             }
-            Step::Workload(work) => run_workload(work, order.level, reporter, &stop),
+            Step::Workload(work) => {
+                run_workload(work, order.level, &network, reporter, &stop);
+            }
             Step::Nest(nest) => run_nest(nest, &mut initrd, reporter, &stop),
         }
     }
@@ -80,13 +101,19 @@ fn stopped(stop: &Signals) -> bool {
     process::poll(&[stop.as_fd()], Duration::ZERO).is_ok_and(|ready| ready.contains(&true))
 }
 
-fn run_workload(work: &Workload, level: u8, reporter: &mut Reporter, stop: &Signals) {
+fn run_workload(
+    work: &Workload,
+    level: u8,
+    network: &Joined,
+    reporter: &mut Reporter,
+    stop: &Signals,
+) {
     let name = work.name();
     reporter.send(What::Runs {
         workload: name.clone(),
     });
     let killed_before = facts::oom_kills();
-    let result = workload::run(work, level, stop).unwrap_or_else(|error| WorkloadResult {
+    let result = workload::run(work, level, network, stop).unwrap_or_else(|error| WorkloadResult {
         name: name.clone(),
         ok: false,
         status: None,
@@ -155,7 +182,8 @@ fn boot(
         // A level's files are its memory.
         kernel_cache: false,
     })?;
-    supervise(
+    let fetcher = nest.fetch.map(Fetcher::start);
+    let supervised = supervise(
         machine,
         nest.order.level,
         nest.limits,
@@ -164,7 +192,11 @@ fn boot(
         &mut |event| {
             reporter.forward(event);
         },
-    )?;
+    );
+    if let Some(fetcher) = fetcher {
+        reporter.send(What::Workload(fetcher.finish()));
+    }
+    supervised?;
     Ok(())
 }
 

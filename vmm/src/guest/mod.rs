@@ -12,8 +12,10 @@
 pub mod facts;
 pub mod modinfo;
 pub mod modules;
+pub mod net;
 
 mod level;
+mod network;
 mod power;
 mod report;
 mod setup;

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::facts::{self, Processor};
+use super::network::{self, Joined};
 use super::report::say;
 use super::sys::{self, Status};
 use crate::channel::{MAX_TEXT, WorkloadResult};
@@ -42,6 +43,8 @@ pub(super) enum Error {
     #[error("the fault did not happen: {0}")]
     NoFault(String),
     #[error(transparent)]
+    Network(#[from] network::Error),
+    #[error(transparent)]
     System(#[from] io::Error),
 }
 
@@ -56,11 +59,17 @@ fn passed(work: &Workload, output: String) -> WorkloadResult {
 }
 
 /// Runs `work`; a fault that shows ends the system instead of returning.
-pub(super) fn run(work: &Workload, level: u8, stop: &Signals) -> Result<WorkloadResult, Error> {
+pub(super) fn run(
+    work: &Workload,
+    level: u8,
+    network: &Joined,
+    stop: &Signals,
+) -> Result<WorkloadResult, Error> {
     let output = match work {
         Workload::Hello => hello(level),
         Workload::Shell => return shell(level, stop),
         Workload::Program { argv, env } => return program(work, argv, env, level, stop),
+        Workload::Network(work) => network.work(work, stop)?,
         Workload::Probe => probe(),
         Workload::DiskWrite {
             device,

@@ -24,6 +24,7 @@ pub const DEFAULT: &[&str] = &[
     "button",
     "evdev",
     "tun",
+    "bridge",
     "msr",
     "cpuid",
     // For L0 on an emulated machine: its disks.

@@ -135,6 +135,15 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         let readonly = if disk.readonly { ",readonly=on" } else { "" };
         command.args(["--disk", &format!("path={}{readonly}", disk.path)]);
     }
+    for net in &machine.nets {
+        command.args(["--net", net]);
+    }
+    if !machine.network.is_empty() {
+        command.args(["--network", &machine.network]);
+    }
+    for mapping in &machine.forwards {
+        command.args(["--forward", mapping]);
+    }
     if !spec.raw_console {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
@@ -191,6 +200,7 @@ mod tests {
             level: 1,
             modules: vec![],
             kvm: None,
+            network: None,
             steps: vec![],
         };
         write_initrd(&image, &order, &out).unwrap();

@@ -4,7 +4,9 @@
 //! host's KVM through `nestling run`, or an emulator. Each level does the same for
 //! the next, so a nest's result climbs through the levels to here.
 
+pub mod fetcher;
 pub mod machine;
+pub mod network;
 pub mod plan;
 pub mod process;
 pub mod relay;
@@ -22,6 +24,7 @@ use crate::channel::{Event, What};
 use crate::guest::facts;
 use crate::order::{Nest, Step};
 use crate::signals::Signals;
+use fetcher::Fetcher;
 use machine::Machine;
 
 use relay::Relay;
@@ -65,7 +68,16 @@ pub fn run<W: Write>(
             name: nest.name.clone(),
         },
     });
-    supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer)?;
+    // An emulated L0 is the host of L1 itself.
+    let fetcher = nest.fetch.map(Fetcher::start);
+    let supervised = supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer);
+    if let Some(fetcher) = fetcher {
+        observer.event(Event {
+            level: first.saturating_sub(1),
+            what: What::Workload(fetcher.finish()),
+        });
+    }
+    supervised?;
     screen.clear();
     report.conclude();
     Ok(report)

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::network::{self, Networks};
 use crate::config::MAX_VCPUS;
 use crate::order::{self, Kvm, Limits, Machine, Nest, Order, Step, VERSION, Workload};
 
@@ -89,6 +90,10 @@ pub struct Request {
     pub cmdline: String,
     /// How KVM is loaded.
     pub kvm: Kvm,
+    /// How the levels reach each other.
+    pub network: network::Kind,
+    /// Where L1's host meets them.
+    pub host: network::Host,
     /// The whole nest's time limit in seconds.
     pub timeout_s: u32,
     /// How long a level may be silent, in seconds; init speaks every five.
@@ -118,7 +123,17 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
         });
     }
     let mut memory_mib = u64::from(request.memory_mib);
-    let mut step = Step::Workload(request.workload.clone());
+    let networks = Networks {
+        kind: request.network,
+        depth,
+        host: request.host,
+    };
+    let mut steps = vec![Step::Workload(request.workload.clone())];
+    // The greeting is the nest's own proof, of its network too.
+    if request.workload == Workload::Hello {
+        let work = networks.work().map(Workload::Network);
+        steps.extend(work.map(Step::Workload));
+    }
     for level in (first..=depth).rev() {
         let limit = request.memory_limit_mib;
         let fits = u32::try_from(memory_mib).ok().filter(|&mib| mib <= limit);
@@ -128,12 +143,12 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
             needed: memory_mib,
             limit,
         };
-        let nest = level_nest(request, level, fits.ok_or(too_large)?, step)?;
+        let nest = level_nest(request, networks, level, fits.ok_or(too_large)?, steps)?;
         if level == first {
             return Ok(nest);
         }
         memory_mib += overhead_mib(request.image_mib, nest.machine.memory_mib);
-        step = Step::Nest(nest);
+        steps = vec![Step::Nest(nest)];
     }
     Err(Error::Depth(depth))
 }
@@ -156,6 +171,8 @@ pub fn appliance() -> Result<Order, Error> {
         nested: "on".into(),
         cmdline: String::new(),
         kvm: Kvm::default(),
+        network: network::Kind::Bridge,
+        host: network::Host::EMULATED,
         timeout_s: 600,
         silence_s: 120,
     };
@@ -171,7 +188,13 @@ fn overhead_mib(image_mib: u32, guest_mib: u32) -> u64 {
     own.next_multiple_of(u64::from(GRANULE_MIB))
 }
 
-fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Result<Nest, Error> {
+fn level_nest(
+    request: &Request,
+    networks: Networks,
+    level: u8,
+    memory_mib: u32,
+    steps: Vec<Step>,
+) -> Result<Nest, Error> {
     let cpus = match usize::from(level).checked_sub(1) {
         // An emulated machine: see `Metal::max_processors`.
         None => 1,
@@ -186,34 +209,56 @@ fn level_nest(request: &Request, level: u8, memory_mib: u32, step: Step) -> Resu
     // An outer level waits a little longer, so that the inner one names the fault.
     let inner = u32::from(level - request.first);
     let total_s = request.timeout_s - request.timeout_s / 20 * inner;
-    let hosts = matches!(step, Step::Nest(_));
+    let hosts = matches!(steps[..], [Step::Nest(_), ..]);
     let looks = matches!(
-        step,
-        Step::Workload(Workload::Probe | Workload::Shell | Workload::Program { .. })
+        steps[..],
+        [
+            Step::Workload(Workload::Probe | Workload::Shell | Workload::Program { .. }),
+            ..
+        ]
     );
+    let mut machine = Machine {
+        cpus,
+        memory_mib,
+        nested: request.nested.clone(),
+        cmdline: format!("{CMDLINE} {}", request.cmdline)
+            .trim_end()
+            .to_owned(),
+        disks: Vec::new(),
+        nets: Vec::new(),
+        network: String::new(),
+        forwards: Vec::new(),
+    };
+    if level > 0 {
+        networks.complete(&mut machine, level);
+    }
+    let network = networks.own(level);
+    let bridges = network
+        .as_ref()
+        .is_some_and(|network| network.bridge.is_some());
+    let extra: &[&str] = if bridges { &["tun", "bridge"] } else { &[] };
+    let hello = request.workload == Workload::Hello;
     Ok(Nest {
         name: String::new(),
-        machine: Machine {
-            cpus,
-            memory_mib,
-            nested: request.nested.clone(),
-            cmdline: format!("{CMDLINE} {}", request.cmdline)
-                .trim_end()
-                .to_owned(),
-            disks: Vec::new(),
-        },
+        machine,
         limits: Limits {
             boot_s: total_s.div_ceil(2),
             silence_s: request.silence_s,
             total_s,
         },
         raw_console: request.workload == Workload::Shell,
+        fetch: networks.fetch(level).filter(|_| hello),
         order: Box::new(Order {
             version: VERSION,
             level,
-            modules: MODULES.map(str::to_owned).into(),
+            modules: MODULES
+                .iter()
+                .chain(extra)
+                .map(|name| (*name).to_owned())
+                .collect(),
             kvm: (hosts || looks).then(|| request.kvm.clone()),
-            steps: vec![step],
+            network,
+            steps,
         }),
     })
 }
@@ -274,6 +319,8 @@ mod tests {
             nested: "auto".into(),
             cmdline: String::new(),
             kvm: Kvm::default(),
+            network: network::Kind::Off,
+            host: network::Host::EMULATED,
             timeout_s: 600,
             silence_s: 60,
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{Level, Report};
+use crate::channel::WorkloadResult;
 
 /// The report as an aligned table, with what is known of failures below it.
 #[must_use]
@@ -38,6 +39,12 @@ pub fn table(report: &Report) -> String {
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
+    for level in &report.levels {
+        let found = level.workloads.iter().filter(|work| work.ok && tells(work));
+        for work in found {
+            let _ = writeln!(out, "L{} {}: {}", level.level, work.name, work.output);
+        }
+    }
     for level in report
         .levels
         .iter()
@@ -52,6 +59,12 @@ pub fn table(report: &Report) -> String {
         );
     }
     out
+}
+
+/// Whether a workload's finding is worth a line: it says how the network is.
+fn tells(work: &WorkloadResult) -> bool {
+    let kind = work.name.split(' ').next();
+    matches!(kind, Some("address" | "network" | "fetch"))
 }
 
 fn row(level: &Level, emulated: bool) -> Vec<String> {

@@ -280,3 +280,38 @@ fn keep(folder: &Path, log: &Path, console: &str, report: &[u8]) {
         ));
     }
 }
+
+/// What a nest's levels did with their network.
+pub mod network {
+    use super::Nest;
+
+    /// Asserts that each level above L0 has the address that it should have,
+    /// that the deepest used its network, and that L0 reached it.
+    ///
+    /// # Panics
+    /// If it isn't so.
+    pub fn is_used(nest: &Nest, addresses: &[&str]) {
+        for (level, address) in (1..).zip(addresses) {
+            let told = nest.level(level).output("address");
+            assert!(
+                told.starts_with(&format!("{address} by DHCP")),
+                "L{level}: {told}"
+            );
+        }
+        let depth = u64::try_from(addresses.len()).expect("a few levels");
+        let told = nest.level(depth).output("network");
+        for found in [
+            "192.168.100.1 answers pings",
+            "gateway.l0.internal is 192.168.100.1",
+            "http://192.0.2.1:80/ has 41 bytes",
+            "its own page was fetched",
+        ] {
+            assert!(told.contains(found), "{told}");
+        }
+        let fetched = nest.level(0).output("fetch 127.0.0.1:8080");
+        assert!(
+            fetched.starts_with("the deepest level's page, 41 bytes"),
+            "{fetched}"
+        );
+    }
+}

@@ -8,7 +8,7 @@
 use std::fs;
 use std::time::Duration;
 
-use nestling_tests::nest::{Life, Nest, Shared};
+use nestling_tests::nest::{Life, Nest, Shared, network};
 use nestling_tests::plan::{Template, disk_digest, disk_write};
 use nestling_tests::{or_skip, pattern, skip};
 use serde_json::json;
@@ -31,7 +31,8 @@ fn run() -> Result<&'static Run, String> {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("host.img");
         fs::write(&disk, vec![0; 4 << 20]).unwrap();
-        let template = Template::of(&["--metal", "svm", "--depth", "2", "--cpus", "2,1"]);
+        let arguments = ["--metal", "svm", "--l2-net", "off", "--cpus", "2,1"];
+        let template = Template::of(&arguments);
         let l2 = |name| template.machine(2, name);
         // In L1 and in L2: vda from L0's memory, vdb the host's file, vdc read-only.
         let main = template
@@ -318,9 +319,25 @@ fn all_is_well(nest: &Nest, depth: u64) {
 fn depth_3_reaches_l3() {
     let nest = or_skip!(reaches(&["--depth", "3"], 1200));
     all_is_well(&nest, 3);
+    let addresses = [11, 12, 13].map(|last| format!("192.168.100.{last}/24"));
+    network::is_used(&nest, &addresses.each_ref().map(String::as_str));
     for level in 0..3 {
         assert_eq!(nest.level(level).booted()["exposure"], "svm");
     }
+}
+
+#[test]
+fn l2_is_a_full_member_of_l1s_network_by_a_bridge() {
+    let nest = or_skip!(reaches(&["--l2-net", "bridge"], 900));
+    all_is_well(&nest, 2);
+    network::is_used(&nest, &["192.168.100.11/24", "192.168.100.12/24"]);
+}
+
+#[test]
+fn l2_is_reached_behind_l1s_nat() {
+    let nest = or_skip!(reaches(&["--l2-net", "nat"], 900));
+    all_is_well(&nest, 2);
+    network::is_used(&nest, &["192.168.100.11/24", "192.168.101.12/24"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nestling_tests::nest::{Nest, Shared};
+use nestling_tests::nest::{Nest, Shared, network};
 use nestling_tests::plan::{Template, disk_digest, disk_write};
 use nestling_tests::{or_skip, pattern, skip};
 use serde_json::json;
@@ -19,7 +19,8 @@ fn run() -> Result<&'static Nest, String> {
         skip::needs(program)?;
     }
     Ok(RUN.get(|| {
-        let template = Template::of(&["--metal", "vmx", "--depth", "2", "--memory", "256M"]);
+        let arguments = ["--metal", "vmx", "--l2-net", "off", "--memory", "256M"];
+        let template = Template::of(&arguments);
         let l2 = |name| template.machine(2, name);
         let main = template
             .machine(1, "main")
@@ -150,4 +151,14 @@ fn every_level_above_l0_is_counted() {
         let counts = nest.machine(name).exits();
         assert!(counts["exits"].as_u64() > Some(1000), "{name}: {counts}");
     }
+}
+
+#[test]
+fn l2_is_a_full_member_of_l1s_network_by_a_bridge() {
+    for program in ["bochs", "xorriso"] {
+        or_skip!(skip::needs(program));
+    }
+    let nest = Nest::run(&["--metal", "vmx"], Duration::from_secs(1200));
+    assert_eq!(nest.report["ok"], true, "{}", nest.console);
+    network::is_used(&nest, &["192.168.100.11/24", "192.168.100.12/24"]);
 }

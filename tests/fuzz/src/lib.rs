@@ -2,3 +2,5 @@
 
 pub mod boot;
 pub mod device;
+pub mod network;
+pub mod records;

@@ -5,7 +5,7 @@ PROFILE := release
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(abspath $(TARGET))/x86_64-unknown-linux-gnu/$(PROFILE)/nestling
 
-# What `make nest` is to boot: make nest ARGS='--metal vmx --verbose'
+# What is handed on: make nest ARGS='--metal vmx --verbose', make bench-net ARGS=--quick
 ARGS    ?=
 # How long each fuzz target runs, in seconds.
 SECONDS_EACH ?= 60
@@ -69,11 +69,17 @@ lint: style ## Check the style, the dependencies and the spelling
 	typos
 
 .PHONY: bench
-bench: bench-boot ## Run all measurements
+bench: bench-boot bench-net ## Run all measurements
 
 .PHONY: bench-boot
 bench-boot: setup build ## Measure boots, side by side with QEMU's, on emulated AMD-V
 	@NESTLING_BIN=$(BINARY) $(CARGO) run --quiet --release --package nestling-tests --bin bench-boot
+
+.PHONY: bench-net
+bench-net: build ## Measure the virtual network, side by side with passt's and slirp's
+	@resources/setup bench
+	@NESTLING_BIN=$(BINARY) $(CARGO) run --quiet --release --package nestling-tests \
+		--bin bench-net -- $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for a minute (SECONDS_EACH=60)

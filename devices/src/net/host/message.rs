@@ -170,19 +170,31 @@ impl Mover {
                 self.pieces.push(piece(&self.copy));
             }
         }
+        let fd = socket.as_fd().as_raw_fd();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let pieces = (self.pieces.as_mut_ptr(), self.pieces.len());
+        let lone = match self.pieces[..] {
+            [piece] if control.len == 0 => Some(piece),
+            _ => None,
+        };
         let control = match control.len {
             0 => (ptr::null_mut(), 0),
             len => (control.bytes.as_ptr().cast_mut().cast(), len),
         };
-        let fd = socket.as_fd().as_raw_fd();
-        let send = |name| {
-            let message = header(name, pieces, control);
-            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let send = |(name, name_len): (*mut c_void, socklen_t)| {
             // SAFETY: the name is null, or `with_sockaddr` vouches for it; the
             // pieces lie in `payload`, which is borrowed, or in `self.copy`;
             // the kernel only reads all of them.
-            transferred(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+            transferred(unsafe {
+                // The kernel has less to look at.
+                if let Some(piece) = lone {
+                    let (at, len) = (piece.iov_base, piece.iov_len);
+                    libc::sendto(fd, at, len, flags, name.cast(), name_len)
+                } else {
+                    let message = header((name, name_len), pieces, control);
+                    libc::sendmsg(fd, &raw const message, flags)
+                }
+            })
         };
         match to {
             None => send((ptr::null_mut(), 0)),
@@ -212,18 +224,24 @@ impl Mover {
     }
 }
 
+/// Receives into one place.
+pub(super) fn receive(socket: &impl AsFd, place: &mut [u8], flags: c_int) -> Result<usize, Errno> {
+    let (fd, flags) = (socket.as_fd().as_raw_fd(), flags | libc::MSG_DONTWAIT);
+    // SAFETY: the place is borrowed until the call is over.
+    transferred(unsafe { libc::recv(fd, place.as_mut_ptr().cast(), place.len(), flags) })
+}
+
 /// Receives into two places, one after the other.
-pub(super) fn receive(
+pub(super) fn receive_in_two(
     socket: &impl AsFd,
     places: &mut [IoSliceMut<'_>; 2],
-    flags: c_int,
 ) -> Result<usize, Errno> {
     // An IoSliceMut is a struct iovec.
     let pieces = (places.as_mut_ptr().cast(), places.len());
     let mut message = header((ptr::null_mut(), 0), pieces, (ptr::null_mut(), 0));
-    let flags = flags | libc::MSG_DONTWAIT;
+    let (fd, flags) = (socket.as_fd().as_raw_fd(), libc::MSG_DONTWAIT);
     // SAFETY: the places are borrowed until the call is over.
-    transferred(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) })
+    transferred(unsafe { libc::recvmsg(fd, &raw mut message, flags) })
 }
 
 /// Drops the first `count` bytes of a TCP socket, without copying them

@@ -1,7 +1,7 @@
 //! Data that stays in the kernel until the guest has it: SO_PEEK_OFF, which
 //! TCP has since Linux 6.9 (socket(7)).
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -168,10 +168,7 @@ impl Queue {
 
     fn load(&mut self, fd: &OwnedFd, span: Span, scratch: &mut Scratch) -> Result<u32, Errno> {
         self.seek(fd, span)?;
-        let count = scratch.load(span, |bytes| {
-            let mut places = [IoSliceMut::new(bytes), IoSliceMut::new(&mut [])];
-            receive(fd, &mut places, libc::MSG_PEEK)
-        })?;
+        let count = scratch.load(span, |bytes| receive(fd, bytes, libc::MSG_PEEK))?;
         self.moved(count as usize);
         Ok(count)
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use super::message::receive;
+use super::message::{receive, receive_in_two};
 use crate::net::nat::tcp::streams::Waiting;
 use crate::scatter::ScatterList;
 
@@ -156,8 +156,13 @@ impl Ring {
             let tail = tail - buffer.len();
             (&mut buffer[tail..head], &mut [][..])
         };
-        let mut places = [IoSliceMut::new(first), IoSliceMut::new(second)];
-        let count = match receive(fd, &mut places, 0) {
+        let received = if second.is_empty() {
+            receive(fd, first, 0)
+        } else {
+            let mut places = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            receive_in_two(fd, &mut places)
+        };
+        let count = match received {
             Err(Errno::AGAIN) => {
                 self.news = false;
                 return Ok(());

@@ -1,7 +1,8 @@
 //! A tap that is plugged into the switch.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, Read};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
@@ -21,6 +22,10 @@ const MAX_FRAMES: usize = 64;
 /// The most pieces of a frame that are written where they lie. The kernel
 /// copies what has more than a packet has fragments (MAX_SKB_FRAGS), too.
 const MAX_PIECES: usize = 32;
+
+/// A frame with less than this behind its headers is put together before it is
+/// written: one piece costs the kernel less than two.
+const SHORT: usize = 512;
 
 /// The MTU of an interface that can't be asked for its own.
 const DEFAULT_MTU: u16 = 1500;
@@ -144,6 +149,35 @@ impl TapAttachment {
     }
 }
 
+/// Sends a frame whose content lies in a few slices of our own.
+fn send_slices<T: Deref<Target = [u8]>>(
+    tap: &Tap,
+    scratch: &mut Vec<u8>,
+    headers: &[u8],
+    content: &[T],
+) -> Sent {
+    let len: usize = content.iter().map(|slice| slice.len()).sum();
+    if len == 0 {
+        return write(tap, &[piece(headers)]);
+    }
+    if len < SHORT {
+        scratch.clear();
+        scratch.extend_from_slice(headers);
+        content
+            .iter()
+            .for_each(|slice| scratch.extend_from_slice(slice));
+        return write(tap, &[piece(scratch)]);
+    }
+    let mut pieces = [piece(headers); MAX_PIECES];
+    let Some(slots) = pieces[1..].get_mut(..content.len()) else {
+        return Sent::Refused;
+    };
+    for (slot, slice) in slots.iter_mut().zip(content) {
+        *slot = piece(slice);
+    }
+    write(tap, &pieces[..=content.len()])
+}
+
 impl Attachment for TapAttachment {
     fn mac(&self) -> Option<MacAddress> {
         self.mac
@@ -204,15 +238,16 @@ impl Attachment for TapAttachment {
         let payload = match content {
             Content::Waiting(streams, source) => {
                 let mut sent = Sent::Refused;
+                let (tap, scratch) = (&self.tap, &mut self.scratch);
                 let viewed = streams.view(source, &mut |content| {
-                    sent = write_all(&self.tap, headers, content);
+                    sent = send_slices(tap, scratch, headers, content);
                 });
                 return viewed.map_or(Sent::Refused, |()| sent);
             }
             Content::Payload(payload) => payload,
         };
         match payload.place() {
-            Place::Slice(slice) => write(&self.tap, &[piece(headers), piece(slice)]),
+            Place::Slice(slice) => send_slices(&self.tap, &mut self.scratch, headers, &[slice]),
             Place::Scattered(list, range) => {
                 let mut pieces = [piece(headers); MAX_PIECES];
                 let mut count = 1;
@@ -247,26 +282,21 @@ fn piece(bytes: &[u8]) -> libc::iovec {
     }
 }
 
-/// Writes a frame whose content lies in a few slices.
-fn write_all(tap: &Tap, headers: &[u8], content: &[IoSlice<'_>]) -> Sent {
-    let mut pieces = [piece(headers); MAX_PIECES];
-    let Some(slots) = pieces[1..].get_mut(..content.len()) else {
-        return Sent::Refused;
-    };
-    for (slot, slice) in slots.iter_mut().zip(content) {
-        *slot = piece(slice);
-    }
-    write(tap, &pieces[..=content.len()])
-}
-
-/// Writes a frame (writev(2)), whose `pieces` lead into memory that is mapped.
+/// Writes a frame (write(2), writev(2)), whose `pieces` lead into memory that is
+/// mapped.
 fn write(tap: &Tap, pieces: &[libc::iovec]) -> Sent {
     let count = libc::c_int::try_from(pieces.len()).expect("at most MAX_PIECES");
+    let fd = tap.file.as_raw_fd();
     loop {
         // SAFETY: the pieces are readable: each was made by `piece` from a
         // slice that is still borrowed, or by a list that is, which keeps
         // guest memory mapped.
-        let done = unsafe { libc::writev(tap.file.as_raw_fd(), pieces.as_ptr(), count) };
+        let done = unsafe {
+            match pieces {
+                [piece] => libc::write(fd, piece.iov_base, piece.iov_len),
+                _ => libc::writev(fd, pieces.as_ptr(), count),
+            }
+        };
         if done >= 0 {
             return Sent::Yes;
         }

@@ -161,7 +161,8 @@ impl Loop {
         for (socket, kind) in mem::take(&mut self.unread) {
             self.receive_datagrams(now, socket, kind);
         }
-        for event in mem::take(&mut self.events).drain(..) {
+        let mut events = mem::take(&mut self.events);
+        for event in events.drain(..) {
             let Some(news) = self.host.news(event) else {
                 continue;
             };
@@ -180,6 +181,7 @@ impl Loop {
                 }
             }
         }
+        self.events = events;
     }
 
     /// Brings what came to a socket to the guests.
@@ -238,11 +240,13 @@ impl Loop {
 
     /// Takes frames from the ports that have some, each in its turn.
     fn serve_ports(&mut self, now: Time) {
-        for (port, token) in mem::take(&mut self.ready).drain(..) {
+        let mut ready = mem::take(&mut self.ready);
+        for (port, token) in ready.drain(..) {
             let mut watch = self.registry.port(port.into());
             let (news, settings) = self.slots.tell(port, token, &mut watch);
             self.follow(now, port, news, settings);
         }
+        self.ready = ready;
         self.paused = None;
         for port in self.slots.ports() {
             for _ in 0..BUDGET {

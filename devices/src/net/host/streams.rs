@@ -42,9 +42,38 @@ const LISTENER: EventFlags = EventFlags::IN;
 pub(super) struct Stream {
     fd: OwnedFd,
     room: Room,
+    pace: Pace,
     waiting: Kept,
     /// The port it was bound to, unless it was accepted.
     bound: Option<(Family, u16)>,
+}
+
+/// How far the kernel was told not to hold back what is sent (TCP_NODELAY,
+/// tcp(7)): the guest has decided already what to send at once. The first that
+/// is sent is never held back, since nothing is on its way then (RFC 9293,
+/// 3.7.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Nothing was sent yet.
+    First,
+    /// It is yet to be told.
+    Nagle,
+    Told,
+}
+
+impl Pace {
+    /// To be called before each send.
+    fn before_send(&mut self, fd: &OwnedFd) -> Result<(), Errno> {
+        *self = match self {
+            Self::First => Self::Nagle,
+            Self::Nagle => {
+                sockopt::set_tcp_nodelay(fd, true)?;
+                Self::Told
+            }
+            Self::Told => Self::Told,
+        };
+        Ok(())
+    }
 }
 
 /// Where the data is kept that the guest doesn't have yet.
@@ -65,6 +94,11 @@ impl Stream {
         Self {
             fd,
             room: Room::default(),
+            // What is accepted has the listener's options.
+            pace: match bound {
+                Some(_) => Pace::First,
+                None => Pace::Told,
+            },
             waiting: if in_kernel {
                 Kept::Kernel(Queue::default())
             } else {
@@ -110,8 +144,6 @@ fn tcp_socket(family: Family) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    // The guest has decided already what to send at once.
-    sockopt::set_tcp_nodelay(&fd, true)?;
     // Urgent data stays in its place in the stream (RFC 6093, 3.1).
     sockopt::set_socket_oobinline(&fd, true)?;
     Ok(fd)
@@ -150,7 +182,7 @@ impl Host {
         })
     }
 
-    fn stream(&mut self, socket: SocketId) -> Result<&mut Stream, SocketError> {
+    pub(super) fn stream(&mut self, socket: SocketId) -> Result<&mut Stream, SocketError> {
         match self.sockets.get_mut(socket) {
             Some(Socket::Stream(stream)) => Ok(stream),
             _ => Err(SocketError::Other(libc::EBADF)),
@@ -233,6 +265,7 @@ impl Streams for Host {
             return Err(SocketError::Exhausted);
         }
         let fd = tcp_socket(at.ip().into()).map_err(meaning)?;
+        sockopt::set_tcp_nodelay(&fd, true).map_err(meaning)?;
         net::bind(&fd, &at).map_err(bind_error)?;
         net::listen(&fd, BACKLOG).map_err(bind_error)?;
         let port = match at.port() {
@@ -279,7 +312,6 @@ impl Streams for Host {
             }
             accepted => accepted?,
         };
-        // It has the listener's options.
         let stream = Stream::new(fd, None, self.capabilities.peek_offset);
         Ok((self.add(Socket::Stream(stream), STREAM)?, peer))
     }
@@ -301,6 +333,7 @@ impl Streams for Host {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(socket) else {
             return Err(SocketError::Other(libc::EBADF));
         };
+        stream.pace.before_send(&stream.fd).map_err(meaning)?;
         let asked = range.len();
         let sent = self
             .mover
@@ -399,6 +432,11 @@ impl Streams for Host {
 
     fn shutdown(&mut self, socket: SocketId) {
         if let Ok(stream) = self.stream(socket) {
+            // The end of a connection is told in several steps, and of each
+            // the kernel says whether there is something to read.
+            if let Kept::Kernel(queue) = &mut stream.waiting {
+                queue.settle(&stream.fd);
+            }
             // Fails only if there is no connection any more, which is told.
             let _told = net::shutdown(stream.fd.as_fd(), net::Shutdown::Write);
         }

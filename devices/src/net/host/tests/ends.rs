@@ -138,6 +138,49 @@ fn streams_end_one_by_one() {
     }
 }
 
+/// An end is told in steps, and none of them is news of data.
+#[test]
+fn an_end_is_not_taken_for_data() {
+    for mut world in World::each() {
+        let (socket, mut peer) = pair(&mut world);
+        peer.write_all(b"x").unwrap();
+        world.wait(socket, Readiness::READABLE);
+        assert_eq!(world.host.peek(socket, 0, 1).unwrap().len, 1);
+        world.host.discard(socket, 1);
+        world.old_news();
+        world.host.shutdown(socket);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        let news = world.old_news();
+        let readable = |news: &News| news.readiness.contains(Readiness::READABLE);
+        assert!(!news.iter().any(readable), "{news:?}");
+        drop(peer);
+        world.wait(socket, Readiness::READABLE);
+        let end = Waiting { len: 0, end: true };
+        assert_eq!(world.host.peek(socket, 0, 1), Ok(end));
+        Streams::close(&mut world.host, socket);
+    }
+}
+
+#[test]
+fn nothing_that_is_sent_is_held_back() {
+    let mut world = World::new();
+    let (socket, mut peer) = pair(&mut world);
+    // Of the first, nothing is on its way that it could wait for.
+    for (number, told) in [false, true, true].into_iter().enumerate() {
+        world.host.send(socket, b"x", 0..1).unwrap();
+        let stream = world.host.stream(socket).unwrap();
+        let set = rustix::net::sockopt::tcp_nodelay(stream.fd()).unwrap();
+        assert_eq!(set, told, "send {number}");
+    }
+    peer.read_exact(&mut [0; 3]).unwrap();
+    let (listening, port) = world.host.listen(loopback(0)).unwrap();
+    let _peer = TcpStream::connect(loopback(port)).unwrap();
+    world.wait(listening, Readiness::READABLE);
+    let (accepted, _) = world.host.accept(listening).unwrap();
+    let stream = world.host.stream(accepted).unwrap();
+    assert!(rustix::net::sockopt::tcp_nodelay(stream.fd()).unwrap());
+}
+
 #[test]
 fn a_close_loses_nothing() {
     for mut world in World::each() {

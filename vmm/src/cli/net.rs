@@ -141,20 +141,20 @@ pub(super) struct NetworkArgs {
 }
 
 impl NetworkArgs {
-    fn config(self, default_mtu: u16) -> Result<NetworkConfig, Failure> {
+    fn config(&self, default_mtu: u16) -> Result<NetworkConfig, Failure> {
         let options = NetworkOptions {
-            cidr: self.cidr,
-            cidr6: self.cidr6,
-            pool: self.pool,
+            cidr: self.cidr.clone(),
+            cidr6: self.cidr6.clone(),
+            pool: self.pool.clone(),
             mtu: self.mtu.or(Some(default_mtu)),
-            dns: self.dns,
-            domain: self.domain,
-            filtering: self.filtering,
+            dns: self.dns.clone(),
+            domain: self.domain.clone(),
+            filtering: self.filtering.clone(),
             host_loopback: self.host_loopback,
-            reserve: self.reserve,
-            route: self.route,
-            forward: self.forward,
-            control: self.control,
+            reserve: self.reserve.clone(),
+            route: self.route.clone(),
+            forward: self.forward.clone(),
+            control: self.control.clone(),
         };
         NetworkConfig::try_from(options).map_err(Failure::usage)
     }

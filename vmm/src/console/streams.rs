@@ -117,7 +117,7 @@ fn open_endpoint(
 
 /// Takes over a descriptor that was inherited on exec, and keeps it from the
 /// monitor's own children.
-fn adopt(flag: &'static str, fd: RawFd) -> Result<OwnedFd, StreamError> {
+pub fn adopt(flag: &'static str, fd: RawFd) -> Result<OwnedFd, StreamError> {
     // SAFETY: F_GETFD and F_SETFD only look at the process's descriptor table.
     let open = unsafe {
         libc::fcntl(fd, libc::F_GETFD) >= 0 && libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) >= 0

@@ -1,10 +1,12 @@
 //! `nestling net tap`.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Args;
 use nestling_devices::net::attachment::Attachment;
+use nestling_devices::net::ports;
 use nestling_devices::net::ports::pcap::Recorded;
 use nestling_devices::net::ports::tap::{LinkConfig, TapAttachment, TapConfig};
 use nestling_devices::net::switch::PortConfig;
@@ -13,6 +15,7 @@ use super::recordings::Recordings;
 use super::{ENDING, NetworkArgs, on_or_off};
 use crate::cli::{Failure, Verdict};
 use crate::config::{NetworkConfig, Reservation};
+use crate::console::streams::adopt;
 use crate::network::VirtualNetwork;
 use crate::signals::Signals;
 
@@ -27,6 +30,12 @@ pub(in crate::cli) struct Tap {
     /// The tap's name
     #[arg(long, value_name = "NAME", default_value = "tap0")]
     name: String,
+
+    /// Use this inherited descriptor of a tap, which somebody else has made and set up, instead
+    /// of making one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..),
+          conflicts_with_all = ["netns", "name", "unconfigured"])]
+    fd: Option<RawFd>,
 
     /// Make the tap, but leave it without addresses: a DHCP client is to ask for them
     #[arg(long)]
@@ -54,22 +63,12 @@ impl Tap {
     pub(super) fn execute(self) -> Result<Verdict, Failure> {
         let signals = Signals::block(&ENDING).map_err(Failure::failed)?;
         let mut config = self.network.config(TAP_MTU)?;
-        let (addresses, gateways) = if self.unconfigured {
+        let (addresses, gateways) = if self.unconfigured || self.fd.is_some() {
             Default::default()
         } else {
             namespace_addresses(&config)
         };
-        let tap = TapConfig {
-            name: self.name.clone(),
-            namespace: self.netns,
-            link: Some(LinkConfig {
-                mac: None,
-                mtu: Some(config.mtu),
-                addresses: addresses.clone(),
-                gateways,
-            }),
-        };
-        let attachment = TapAttachment::open(&tap).map_err(Failure::failed)?;
+        let attachment = self.open(config.mtu, addresses.clone(), gateways)?;
         let mac = attachment.mac();
         // Nobody else behind the tap is to get them by DHCP.
         let taken = addresses.iter().zip(mac.iter().cycle());
@@ -98,6 +97,38 @@ impl Tap {
         drop(network);
         recordings.finish()?;
         Ok(Verdict::Done)
+    }
+}
+
+impl Tap {
+    /// The tap, made and set up here or handed in.
+    fn open(
+        &self,
+        mtu: u16,
+        addresses: Vec<(IpAddr, u8)>,
+        gateways: Vec<IpAddr>,
+    ) -> Result<TapAttachment, Failure> {
+        if let Some(fd) = self.fd {
+            let fd = adopt("fd", fd).map_err(|_| {
+                Failure::usage(format!(
+                    "--fd {fd}: the descriptor isn't open; hand it in on exec"
+                ))
+            })?;
+            let tap = ports::tap::Tap::from_fd(fd).map_err(Failure::failed)?;
+            let attachment = TapAttachment::new(tap).map_err(Failure::failed)?;
+            return Ok(attachment.with_mtu(mtu));
+        }
+        let tap = TapConfig {
+            name: self.name.clone(),
+            namespace: self.netns.clone(),
+            link: Some(LinkConfig {
+                mac: None,
+                mtu: Some(mtu),
+                addresses,
+                gateways,
+            }),
+        };
+        TapAttachment::open(&tap).map_err(Failure::failed)
     }
 }
 

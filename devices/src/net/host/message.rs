@@ -10,6 +10,7 @@ use std::ptr;
 
 use libc::{c_int, c_void, iovec, msghdr, socklen_t};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::net::addr::SocketAddrArg;
 
 use super::options::last_error;
@@ -160,41 +161,52 @@ impl Mover {
         control: &Control,
     ) -> Result<usize, Errno> {
         let part = Part::new(payload, range);
-        self.pieces.clear();
-        match part.place() {
-            Place::Slice(slice) => self.pieces.push(piece(slice)),
-            Place::Scattered(list, range) => self.pieces.extend(list.pieces(range)),
+        let slice = match part.place() {
+            Place::Slice(slice) => slice,
+            Place::Scattered(list, range) => {
+                self.pieces.clear();
+                self.pieces.extend(list.pieces(range));
+                return self.send_pieces(socket, to, control);
+            }
             Place::Elsewhere => {
                 self.copy.resize(part.len(), 0);
                 part.read_at(0, &mut self.copy);
-                self.pieces.push(piece(&self.copy));
+                &self.copy
             }
-        }
-        let fd = socket.as_fd().as_raw_fd();
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let pieces = (self.pieces.as_mut_ptr(), self.pieces.len());
-        let lone = match self.pieces[..] {
-            [piece] if control.len == 0 => Some(piece),
-            _ => None,
         };
+        if control.len > 0 {
+            self.pieces.clear();
+            self.pieces.push(piece(slice));
+            return self.send_pieces(socket, to, control);
+        }
+        // The kernel has less to look at than in a message.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match to {
+            None => rustix::net::send(socket, slice, flags),
+            Some(to) => rustix::net::sendto(socket, slice, flags, &to),
+        }
+    }
+
+    /// Sends `self.pieces`, which lead into memory that is mapped.
+    fn send_pieces(
+        &mut self,
+        socket: &impl AsFd,
+        to: Option<SocketAddr>,
+        control: &Control,
+    ) -> Result<usize, Errno> {
+        let pieces = (self.pieces.as_mut_ptr(), self.pieces.len());
         let control = match control.len {
             0 => (ptr::null_mut(), 0),
             len => (control.bytes.as_ptr().cast_mut().cast(), len),
         };
-        let send = |(name, name_len): (*mut c_void, socklen_t)| {
+        let fd = socket.as_fd().as_raw_fd();
+        let send = |name| {
+            let message = header(name, pieces, control);
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: the name is null, or `with_sockaddr` vouches for it; the
-            // pieces lie in `payload`, which is borrowed, or in `self.copy`;
-            // the kernel only reads all of them.
-            transferred(unsafe {
-                // The kernel has less to look at.
-                if let Some(piece) = lone {
-                    let (at, len) = (piece.iov_base, piece.iov_len);
-                    libc::sendto(fd, at, len, flags, name.cast(), name_len)
-                } else {
-                    let message = header((name, name_len), pieces, control);
-                    libc::sendmsg(fd, &raw const message, flags)
-                }
-            })
+            // pieces lie in a payload or in `self.copy`, which the caller has
+            // borrowed; the kernel only reads all of them.
+            transferred(unsafe { libc::sendmsg(fd, &raw const message, flags) })
         };
         match to {
             None => send((ptr::null_mut(), 0)),
@@ -224,15 +236,8 @@ impl Mover {
     }
 }
 
-/// Receives into one place.
-pub(super) fn receive(socket: &impl AsFd, place: &mut [u8], flags: c_int) -> Result<usize, Errno> {
-    let (fd, flags) = (socket.as_fd().as_raw_fd(), flags | libc::MSG_DONTWAIT);
-    // SAFETY: the place is borrowed until the call is over.
-    transferred(unsafe { libc::recv(fd, place.as_mut_ptr().cast(), place.len(), flags) })
-}
-
 /// Receives into two places, one after the other.
-pub(super) fn receive_in_two(
+pub(super) fn receive(
     socket: &impl AsFd,
     places: &mut [IoSliceMut<'_>; 2],
 ) -> Result<usize, Errno> {

@@ -2,12 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use libc::c_int;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -16,7 +18,7 @@ use crate::net::attachment::{Attachment, Watch};
 use crate::net::time::Time;
 
 /// The most events of one wait. What is beyond is told by the next.
-const EVENTS: u16 = 128;
+const EVENTS: usize = 128;
 
 /// The number of the descriptor that wakes. The numbers of attachments'
 /// descriptors are below it, those of sockets above: see [`Token`].
@@ -68,7 +70,7 @@ impl Registry {
         fd: impl AsFd,
         token: Token,
         interest: EventFlags,
-    ) -> Result<(), rustix::io::Errno> {
+    ) -> Result<(), Errno> {
         let data = EventData::new_u64(token.into());
         epoll::add(&self.0, fd, data, interest | EventFlags::ET)
     }
@@ -80,7 +82,7 @@ impl Registry {
         fd: impl AsFd,
         token: Token,
         interest: EventFlags,
-    ) -> Result<(), rustix::io::Errno> {
+    ) -> Result<(), Errno> {
         let data = EventData::new_u64(token.into());
         epoll::modify(&self.0, fd, data, interest | EventFlags::ET)
     }
@@ -187,7 +189,8 @@ pub struct Poller {
     alarm: Alarm,
     /// The start of the clock that deadlines are told by.
     start: Instant,
-    events: Box<[libc::epoll_event; EVENTS as usize]>,
+    /// What happened; kept for its capacity.
+    events: Vec<Event>,
 }
 
 impl Poller {
@@ -211,7 +214,7 @@ impl Poller {
             timer,
             alarm: Alarm(Time::NEVER),
             start: Instant::now(),
-            events: Box::new([libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize]),
+            events: Vec::with_capacity(EVENTS),
         })
     }
 
@@ -236,33 +239,38 @@ impl Poller {
     /// deadline that was given before and put off since; then nothing has
     /// happened.
     pub fn wait(&mut self, until: Time) -> io::Result<impl Iterator<Item = Event> + use<'_>> {
+        const NO_TIME: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let start = self.start;
-        let millis = match self.alarm.plan(until, || Time::ZERO + start.elapsed()) {
-            Plan::Look => 0,
-            Plan::Sleep => -1,
+        let timeout = match self.alarm.plan(until, || Time::ZERO + start.elapsed()) {
+            Plan::Look => Some(&NO_TIME),
+            Plan::Sleep => None,
             Plan::Set(left) => {
                 self.timer.reset(left, None).map_err(io::Error::from)?;
-                -1
+                None
             }
         };
-        let (epoll, room) = (self.registry.0.as_raw_fd(), self.events.as_mut_ptr());
-        // SAFETY: `events` has room for EVENTS events.
-        let count = unsafe { libc::epoll_wait(epoll, room, c_int::from(EVENTS), millis) };
-        let count = match usize::try_from(count).map_err(|_| io::Error::last_os_error()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            count => count?,
+        let mut room = [const { MaybeUninit::uninit() }; EVENTS];
+        let events = match epoll::wait(&self.registry.0, &mut room, timeout) {
+            Err(Errno::INTR) => &[][..],
+            events => events?.0,
         };
-        let events = &self.events[..count];
-        if events.iter().any(|event| event.u64 == TIMER) {
-            self.alarm.went_off();
+        self.events.clear();
+        for event in events {
+            match decode(event) {
+                Some(event) => self.events.push(event),
+                None => self.alarm.went_off(),
+            }
         }
-        Ok(events.iter().filter_map(decode))
+        Ok(self.events.iter().copied())
     }
 }
 
-/// What an event tells to others than the poller.
-fn decode(event: &libc::epoll_event) -> Option<Event> {
-    let number = event.u64;
+/// What an event tells to others than the poller: nothing if it is the timer's.
+fn decode(event: &epoll::Event) -> Option<Event> {
+    let number = event.data.u64();
     if number == TIMER {
         return None;
     }
@@ -276,7 +284,7 @@ fn decode(event: &libc::epoll_event) -> Option<Event> {
         }
         Err(_) => Event::Socket(SocketEvent {
             token: Token::from(number),
-            flags: EventFlags::from_bits_retain(event.events),
+            flags: event.flags,
         }),
     })
 }

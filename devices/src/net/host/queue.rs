@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libc::c_int;
 use rustix::io::{Errno, ioctl_fionread};
+use rustix::net::{RecvFlags, recv};
 
-use super::message::{Mover, drop_bytes, receive};
+use super::message::{Mover, drop_bytes};
 use super::options;
 use super::scratch::{AHEAD, Scratch, Span};
 use super::table::Token;
@@ -168,7 +169,8 @@ impl Queue {
 
     fn load(&mut self, fd: &OwnedFd, span: Span, scratch: &mut Scratch) -> Result<u32, Errno> {
         self.seek(fd, span)?;
-        let count = scratch.load(span, |bytes| receive(fd, bytes, libc::MSG_PEEK))?;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let count = scratch.load(span, |bytes| Ok::<_, Errno>(recv(fd, bytes, flags)?.0))?;
         self.moved(count as usize);
         Ok(count)
     }

@@ -5,8 +5,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
-use super::message::{receive, receive_in_two};
+use super::message::receive;
 use crate::net::nat::tcp::streams::Waiting;
 use crate::scatter::ScatterList;
 
@@ -157,10 +158,10 @@ impl Ring {
             (&mut buffer[tail..head], &mut [][..])
         };
         let received = if second.is_empty() {
-            receive(fd, first, 0)
+            recv(fd, first, RecvFlags::DONTWAIT).map(|(count, _)| count)
         } else {
             let mut places = [IoSliceMut::new(first), IoSliceMut::new(second)];
-            receive_in_two(fd, &mut places)
+            receive(fd, &mut places)
         };
         let count = match received {
             Err(Errno::AGAIN) => {

@@ -1,10 +1,12 @@
 //! A tap that is plugged into the switch.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
+
+use rustix::io::Errno;
 
 use super::namespace::Namespace;
 use super::{Error, Tap, check, interface, ioctl};
@@ -145,7 +147,7 @@ impl TapAttachment {
         self.scratch.extend_from_slice(headers);
         self.scratch.resize(headers.len() + content.len(), 0);
         content.read_at(0, &mut self.scratch[headers.len()..]);
-        write(&self.tap, &[piece(&self.scratch)])
+        write(&self.tap, &self.scratch)
     }
 }
 
@@ -158,7 +160,7 @@ fn send_slices<T: Deref<Target = [u8]>>(
 ) -> Sent {
     let len: usize = content.iter().map(|slice| slice.len()).sum();
     if len == 0 {
-        return write(tap, &[piece(headers)]);
+        return write(tap, headers);
     }
     if len < SHORT {
         scratch.clear();
@@ -166,7 +168,7 @@ fn send_slices<T: Deref<Target = [u8]>>(
         content
             .iter()
             .for_each(|slice| scratch.extend_from_slice(slice));
-        return write(tap, &[piece(scratch)]);
+        return write(tap, scratch);
     }
     let mut pieces = [piece(headers); MAX_PIECES];
     let Some(slots) = pieces[1..].get_mut(..content.len()) else {
@@ -175,7 +177,7 @@ fn send_slices<T: Deref<Target = [u8]>>(
     for (slot, slice) in slots.iter_mut().zip(content) {
         *slot = piece(slice);
     }
-    write(tap, &pieces[..=content.len()])
+    write_pieces(tap, &pieces[..=content.len()])
 }
 
 impl Attachment for TapAttachment {
@@ -213,10 +215,10 @@ impl Attachment for TapAttachment {
             return None;
         };
         loop {
-            match (&self.tap.file).read(&mut buffer) {
+            match rustix::io::read(&self.tap.file, &mut buffer[..]) {
                 Ok(len) => return Some(Frame::owned(buffer, len, 0)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
                 // EBADFD: the interface was deleted.
                 Err(error) => {
                     tracing::warn!(%error, "a tap of the virtual network is gone");
@@ -258,7 +260,7 @@ impl Attachment for TapAttachment {
                     *slot = piece;
                     count += 1;
                 }
-                write(&self.tap, &pieces[..count])
+                write_pieces(&self.tap, &pieces[..count])
             }
             Place::Elsewhere => self.send_copy(headers, payload),
         }
@@ -282,29 +284,36 @@ fn piece(bytes: &[u8]) -> libc::iovec {
     }
 }
 
-/// Writes a frame (write(2), writev(2)), whose `pieces` lead into memory that is
-/// mapped.
-fn write(tap: &Tap, pieces: &[libc::iovec]) -> Sent {
+/// Writes a frame that lies in one piece.
+fn write(tap: &Tap, frame: &[u8]) -> Sent {
+    outcome(|| rustix::io::write(&tap.file, frame))
+}
+
+/// Writes a frame (writev(2)), whose `pieces` lead into memory that is mapped.
+fn write_pieces(tap: &Tap, pieces: &[libc::iovec]) -> Sent {
     let count = libc::c_int::try_from(pieces.len()).expect("at most MAX_PIECES");
-    let fd = tap.file.as_raw_fd();
-    loop {
+    outcome(|| {
         // SAFETY: the pieces are readable: each was made by `piece` from a
         // slice that is still borrowed, or by a list that is, which keeps
         // guest memory mapped.
-        let done = unsafe {
-            match pieces {
-                [piece] => libc::write(fd, piece.iov_base, piece.iov_len),
-                _ => libc::writev(fd, pieces.as_ptr(), count),
-            }
-        };
-        if done >= 0 {
-            return Sent::Yes;
-        }
-        match io::Error::last_os_error().kind() {
-            io::ErrorKind::Interrupted => {}
-            io::ErrorKind::WouldBlock => return Sent::Full,
+        let done = unsafe { libc::writev(tap.file.as_raw_fd(), pieces.as_ptr(), count) };
+        usize::try_from(done).map_err(|_| last_error())
+    })
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// What became of a frame that was to be written by a call.
+fn outcome(mut call: impl FnMut() -> Result<usize, Errno>) -> Sent {
+    loop {
+        match call() {
+            Ok(_) => return Sent::Yes,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Sent::Full,
             // The interface is down (EIO), or the frame makes no sense to it.
-            _ => return Sent::Refused,
+            Err(_) => return Sent::Refused,
         }
     }
 }

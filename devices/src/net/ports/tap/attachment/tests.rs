@@ -1,3 +1,4 @@
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::process::{Child, Command, Stdio};

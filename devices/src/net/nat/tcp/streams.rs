@@ -143,8 +143,8 @@ pub trait Streams {
     /// Ends the outgoing stream (SHUT_WR, shutdown(2)).
     fn shutdown(&mut self, socket: SocketId);
 
-    /// Closes a listener, or a socket whose streams have both ended; what was
-    /// sent is still delivered.
+    /// Closes a listener, or a socket whose streams have both ended, the
+    /// outgoing one with this at the latest; what was sent is still delivered.
     fn close(&mut self, socket: SocketId);
 
     /// Closes a socket at once and resets its connection, if there is one

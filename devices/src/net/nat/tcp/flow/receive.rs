@@ -246,7 +246,10 @@ impl Flow {
         } else {
             self.timers.delay_acknowledgement(io.now);
         }
-        if let Some(socket) = self.socket {
+        // Where the peer's stream has ended, too, the socket is closed now.
+        if let Some(socket) = self.socket
+            && !self.flags.contains(Flags::FIN_ACKED)
+        {
             io.streams.shutdown(socket);
         }
     }

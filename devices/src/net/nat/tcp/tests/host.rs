@@ -139,6 +139,7 @@ impl Streams for Host {
 
     fn close(&mut self, _: SocketId) {
         assert_eq!(self.ending, None);
+        self.shut = true;
         self.ending = Some(Ending::Closed);
     }
 

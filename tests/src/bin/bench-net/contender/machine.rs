@@ -165,7 +165,7 @@ fn passt(lab: &Lab, place: &Place<'_>) -> Result<Backend, Failure> {
         .args(["--foreground", "--quiet", "--runas", "0"])
         .args(super::pasta::network(mtu, first))
         .arg("--socket")
-        .arg(format!("{},mac={MAC}", socket.display()));
+        .arg(&socket);
     let mut process = Process::start("passt", command, place)?;
     await_that("passt makes its socket", &mut process, || {
         Ok(socket.exists())

@@ -50,6 +50,8 @@ pub(super) struct Loop {
     /// When to look whether they changed, if anything happens then.
     look: Time,
     commands: mpsc::Receiver<Command>,
+    /// When the engine has something to do, as it said before the last wait.
+    due: Time,
     /// When a port's limits let its frames in that wait.
     paused: Option<Time>,
     /// The engine has more to send than its turn let it.
@@ -80,6 +82,7 @@ impl Loop {
             resolvers,
             look: Time::ZERO,
             commands,
+            due: Time::NEVER,
             paused: None,
             busy: false,
             running: true,
@@ -132,14 +135,13 @@ impl Loop {
     }
 
     /// Until when to wait for events.
-    fn deadline(&self) -> Time {
+    fn deadline(&mut self) -> Time {
+        self.due = self.engine.next_deadline().unwrap_or(Time::NEVER);
         let frames = self.paused.is_none() && self.slots.any_ready();
         if self.busy || !self.unread.is_empty() || frames {
             return Time::ZERO;
         }
-        let deadlines = [self.engine.next_deadline(), self.paused];
-        let deadline = deadlines.into_iter().flatten().min();
-        deadline.unwrap_or(Time::NEVER)
+        self.paused.map_or(self.due, |paused| paused.min(self.due))
     }
 
     fn now(&self) -> Time {
@@ -290,11 +292,9 @@ impl Loop {
 
     /// Does what time asks for, sends what is due, and has all notice it.
     fn finish(&mut self, now: Time) {
+        let due = self.due <= now;
         let (engine, mut world) = self.world(now);
-        if engine
-            .next_deadline()
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if due {
             engine.expire(&mut world);
         }
         let more = engine.flush(&mut world);

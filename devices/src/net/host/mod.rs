@@ -12,7 +12,7 @@
 //! | a short request by TCP, and the answer | sendto, recv; each 16th time another recv and getsockopt |
 //! | 64 KiB to a guest | recv, another one, each 5th time ioctl; from a ring, 0.1 recv |
 //! | 64 KiB from a guest | getsockopt, sendto |
-//! | a connection with one request | 11, of which 6 make it and 1 ends it; 2 more if the guest ends first |
+//! | a connection with one request | 12, of which 7 make it and 1 ends it; 2 more if the guest ends first |
 
 mod batch;
 mod capabilities;

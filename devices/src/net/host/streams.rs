@@ -32,10 +32,11 @@ use crate::scatter::ScatterList;
 /// is lower unless it was raised (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// TCP tells of room only to those whom it refused some (SOCK_NOSPACE).
-const STREAM: EventFlags = EventFlags::IN
-    .union(EventFlags::OUT)
-    .union(EventFlags::RDHUP);
+/// A stream's: what comes.
+const INCOMING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+/// And that the connection is made, or room. TCP tells of room only to those
+/// whom it refused some (SOCK_NOSPACE).
+const STREAM: EventFlags = INCOMING.union(EventFlags::OUT);
 const LISTENER: EventFlags = EventFlags::IN;
 
 /// A connected socket, or one that is being connected.
@@ -43,6 +44,8 @@ pub(super) struct Stream {
     fd: OwnedFd,
     room: Room,
     pace: Pace,
+    /// Epoll tells of room.
+    tells_room: bool,
     waiting: Kept,
     /// The port it was bound to, unless it was accepted.
     bound: Option<(Family, u16)>,
@@ -99,6 +102,7 @@ impl Stream {
                 Some(_) => Pace::First,
                 None => Pace::Told,
             },
+            tells_room: false,
             waiting: if in_kernel {
                 Kept::Kernel(Queue::default())
             } else {
@@ -110,6 +114,14 @@ impl Stream {
 
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
+    }
+
+    /// Has it told when there is room.
+    fn want_room(&mut self, token: Token, registry: &Registry) {
+        // The kernel looks at the socket for that, and from then on knows that
+        // somebody waits (tcp_poll). It fails for memory only; then the flow's
+        // own timer looks.
+        self.tells_room = registry.modify(&self.fd, token, STREAM).is_ok();
     }
 
     /// Learns what happened.
@@ -160,20 +172,19 @@ impl Host {
             0 => local_port(&fd).map_err(meaning)?,
             port => port,
         };
-        let progress = match net::connect(&fd, &to) {
-            Ok(()) => Progress::Connected,
-            Err(Errno::INPROGRESS) => Progress::Pending,
-            // The port has a connection to this very peer.
-            Err(Errno::ADDRNOTAVAIL) => return Err(SocketError::InUse),
-            Err(error) => return Err(meaning(error)),
-        };
+        let progress = begin(&fd, to)?;
         if port == to.port() && is_local(&fd, to) {
             // TCP would connect the socket to itself (RFC 9293, 3.5).
             return Err(SocketError::Refused);
         }
-        let stream = Stream::new(fd, Some((family, port)), self.capabilities.peek_offset);
+        let mut stream = Stream::new(fd, Some((family, port)), self.capabilities.peek_offset);
+        stream.tells_room = progress == Progress::Pending;
         // Not before: an unconnected socket has hung up (tcp_poll).
-        let socket = self.add(Socket::Stream(stream), STREAM)?;
+        let interest = match progress {
+            Progress::Connected => INCOMING,
+            Progress::Pending => STREAM,
+        };
+        let socket = self.add(Socket::Stream(stream), interest)?;
         *self.bound.entry((family, port)).or_default() += 1;
         Ok(Connection {
             socket,
@@ -216,6 +227,23 @@ impl Host {
             }
         }
         stream.fd
+    }
+}
+
+/// Begins to connect a socket. A peer on this host has answered by the time
+/// that the kernel says it is under way: the answer was taken when the call let
+/// go of the socket. To ask again costs less than to be told.
+fn begin(fd: &OwnedFd, to: SocketAddr) -> Result<Progress, SocketError> {
+    let begun = match net::connect(fd, &to) {
+        Err(Errno::INPROGRESS) => net::connect(fd, &to),
+        begun => begun,
+    };
+    match begun {
+        Ok(()) => Ok(Progress::Connected),
+        Err(Errno::ALREADY) => Ok(Progress::Pending),
+        // The port has a connection to this very peer.
+        Err(Errno::ADDRNOTAVAIL) => Err(SocketError::InUse),
+        Err(error) => Err(meaning(error)),
     }
 }
 
@@ -313,7 +341,7 @@ impl Streams for Host {
             accepted => accepted?,
         };
         let stream = Stream::new(fd, None, self.capabilities.peek_offset);
-        Ok((self.add(Socket::Stream(stream), STREAM)?, peer))
+        Ok((self.add(Socket::Stream(stream), INCOMING)?, peer))
     }
 
     fn error(&mut self, socket: SocketId) -> Option<SocketError> {
@@ -330,7 +358,9 @@ impl Streams for Host {
         payload: &dyn Payload,
         range: Range<usize>,
     ) -> Result<usize, SocketError> {
-        let Some(Socket::Stream(stream)) = self.sockets.get_mut(socket) else {
+        let token = self.sockets.token(socket);
+        let (Some(token), Some(Socket::Stream(stream))) = (token, self.sockets.get_mut(socket))
+        else {
             return Err(SocketError::Other(libc::EBADF));
         };
         stream.pace.before_send(&stream.fd).map_err(meaning)?;
@@ -338,10 +368,15 @@ impl Streams for Host {
         let sent = self
             .mover
             .send(&stream.fd, None, payload, range, &self.nothing);
-        match sent {
-            Ok(count) if count < asked => stream.room.exhausted(),
-            Ok(count) => stream.room.sent(count),
-            Err(_) => stream.room.exhausted(),
+        if let Ok(count) = sent
+            && count == asked
+        {
+            stream.room.sent(count);
+        } else {
+            stream.room.exhausted();
+            if !stream.tells_room {
+                stream.want_room(token, &self.registry);
+            }
         }
         sent.map_err(meaning)
     }
@@ -356,10 +391,7 @@ impl Streams for Host {
     fn want_room(&mut self, socket: SocketId) {
         let token = self.sockets.token(socket);
         if let (Some(token), Some(Socket::Stream(stream))) = (token, self.sockets.get_mut(socket)) {
-            // The kernel looks at the socket for that, and from then on knows
-            // that somebody waits (tcp_poll). It fails for memory only; then
-            // the flow's own timer looks.
-            let _told = self.registry.modify(&stream.fd, token, STREAM);
+            stream.want_room(token, &self.registry);
         }
     }
 

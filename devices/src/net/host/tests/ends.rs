@@ -3,8 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
+use rustix::net;
+
 use super::*;
-use crate::net::nat::tcp::streams::{LocalPort, Waiting};
+use crate::net::nat::tcp::streams::{LocalPort, Progress, Waiting};
 
 const ANY: LocalPort = LocalPort::Prefer(0);
 
@@ -16,11 +18,30 @@ fn listener() -> (TcpListener, SocketAddr) {
 
 fn pair(world: &mut World) -> (SocketId, TcpStream) {
     let (listener, at) = listener();
-    let socket = world.host.connect(at, ANY).unwrap().socket;
+    let connection = world.host.connect(at, ANY).unwrap();
     let (peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    world.wait(socket, Readiness::WRITABLE);
-    (socket, peer)
+    assert_eq!(connection.progress, Progress::Connected);
+    (connection.socket, peer)
+}
+
+/// A listener that takes nobody more, until two have been accepted.
+fn crowded() -> (TcpListener, SocketAddr) {
+    let listener = net::socket(
+        net::AddressFamily::INET,
+        net::SocketType::STREAM,
+        Some(net::ipproto::TCP),
+    )
+    .unwrap();
+    net::bind(&listener, &SocketAddr::from(HERE)).unwrap();
+    // The queue is longer by one (sk_acceptq_is_full).
+    net::listen(&listener, 1).unwrap();
+    let listener = TcpListener::from(listener);
+    let at = listener.local_addr().unwrap();
+    for _ in 0..2 {
+        drop(TcpStream::connect(at).unwrap());
+    }
+    (listener, at)
 }
 
 /// A port that was free a moment ago.
@@ -31,7 +52,36 @@ fn free_port() -> u16 {
 #[test]
 fn refused_connections_say_so() {
     let mut world = World::new();
-    let connection = world.host.connect(loopback(free_port()), ANY).unwrap();
+    let connection = world.host.connect(loopback(free_port()), ANY);
+    assert_eq!(connection, Err(SocketError::Refused));
+    assert!(world.host.is_empty());
+    assert!(world.host.bound.is_empty());
+}
+
+#[test]
+fn a_peer_that_takes_its_time_is_waited_for() {
+    let mut world = World::new();
+    let (listener, at) = crowded();
+    let connection = world.host.connect(at, ANY).unwrap();
+    assert_eq!(connection.progress, Progress::Pending);
+    assert_eq!(world.old_news(), []);
+    drop(listener.accept().unwrap());
+    drop(listener.accept().unwrap());
+    // The kernel asks again after a second (RFC 6298, 2.1).
+    world.wait(connection.socket, Readiness::WRITABLE);
+    assert_eq!(world.host.error(connection.socket), None);
+    let (mut peer, _) = listener.accept().unwrap();
+    assert_eq!(world.host.send(connection.socket, b"x", 0..1), Ok(1));
+    peer.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn a_late_refusal_says_so() {
+    let mut world = World::new();
+    let (listener, at) = crowded();
+    let connection = world.host.connect(at, ANY).unwrap();
+    assert_eq!(connection.progress, Progress::Pending);
+    drop(listener);
     world.wait(connection.socket, Readiness::ERROR);
     let error = world.host.error(connection.socket);
     assert_eq!(error, Some(SocketError::Refused));
@@ -101,7 +151,7 @@ fn connections_in_time_wait_keep_no_port() {
     let port = free_port();
     let connection = world.host.connect(first, LocalPort::Prefer(port)).unwrap();
     let (mut peer, _) = one.accept().unwrap();
-    world.wait(connection.socket, Readiness::WRITABLE);
+    assert_eq!(connection.progress, Progress::Connected);
     // Ours ends first, and so waits.
     world.host.shutdown(connection.socket);
     assert_eq!(peer.read(&mut [0]).unwrap(), 0);

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use proptest::prelude::*;
 
 use super::*;
-use crate::net::nat::tcp::streams::{LocalPort, Waiting};
+use crate::net::nat::tcp::streams::{LocalPort, Progress, Waiting};
 
 const ANY: LocalPort = LocalPort::Prefer(0);
 
@@ -14,11 +14,11 @@ const ANY: LocalPort = LocalPort::Prefer(0);
 fn pair(world: &mut World) -> (SocketId, TcpStream) {
     let listener = TcpListener::bind(HERE).unwrap();
     let to = listener.local_addr().unwrap();
-    let socket = world.host.connect(to, ANY).unwrap().socket;
+    let connection = world.host.connect(to, ANY).unwrap();
     let (peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(world.wait(socket, Readiness::WRITABLE), Role::Stream);
-    (socket, peer)
+    assert_eq!(connection.progress, Progress::Connected);
+    (connection.socket, peer)
 }
 
 /// Waits until this much can be read at an offset, or the end.

@@ -283,14 +283,14 @@ impl Tcp {
         Ok(self.flows.admit(guest)?)
     }
 
-    /// Adds a flow and has it flushed.
+    /// Adds a flow. It is yet to be flushed.
     pub(super) fn add(
         &mut self,
         leg: &Leg,
         flow: Flow,
         socket: SocketId,
         outward: bool,
-    ) -> Result<(), DropReason> {
+    ) -> Result<FlowId, DropReason> {
         let stage = Stage::from(flow.state());
         let armed = flow.deadline();
         let entry = Entry {
@@ -314,7 +314,6 @@ impl Tcp {
         }
         self.owners[at] = Some(id);
         self.join(id, leg.guest, stage);
-        self.enqueue(id);
-        Ok(())
+        Ok(id)
     }
 }

@@ -122,7 +122,8 @@ impl Tcp {
         let link = around.outlet.link(guest, inner.address.into());
         let iss = self.initial_sequence(around.now, &leg);
         let flow = Flow::from_host(socket, link, iss, around.now);
-        self.add(&leg, flow, socket, false)?;
+        let id = self.add(&leg, flow, socket, false)?;
+        self.enqueue(id);
         self.counters.accepted += 1;
         Ok(())
     }

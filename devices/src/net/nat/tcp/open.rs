@@ -70,15 +70,20 @@ impl Tcp {
         let link = around.outlet.link(leg.guest, leg.inner.address.into());
         let iss = self.initial_sequence(around.now, leg);
         let flow = Flow::from_guest(syn, connection, link, iss, around.now);
-        let added = self.add(leg, flow, connection.socket, true);
-        match added {
-            Ok(()) => self.counters.opened += 1,
-            Err(_) => {
+        match self.add(leg, flow, connection.socket, true) {
+            Ok(id) => {
+                self.counters.opened += 1;
+                // If the connection is made, the guest's kernel answers this
+                // at once, with what is read next.
+                self.flush_flow(id, around);
+                Ok(())
+            }
+            Err(reason) => {
                 self.ports.release(leg.inner);
                 around.streams.abort(connection.socket);
+                Err(reason)
             }
         }
-        added
     }
 
     /// The host knows at once that a connection can't be made.

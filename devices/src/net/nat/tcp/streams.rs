@@ -30,7 +30,7 @@ bitflags! {
 /// How far [`Streams::connect`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The peer has answered.
+    /// The peer has answered: one on this host does at once.
     Connected,
     /// [`Readiness::WRITABLE`] or [`Readiness::ERROR`] will tell.
     Pending,

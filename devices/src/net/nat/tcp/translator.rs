@@ -198,7 +198,7 @@ impl Tcp {
     }
 
     /// Flushes one flow; returns how much payload it sent.
-    fn flush_flow(&mut self, id: FlowId, around: &mut Around<'_>) -> u32 {
+    pub(super) fn flush_flow(&mut self, id: FlowId, around: &mut Around<'_>) -> u32 {
         let Some(leg) = self.leg(id) else {
             return 0;
         };

@@ -35,12 +35,15 @@ pub enum Reason {
     Unresolved,
     /// Counted at the gateway: it would be longer than a packet can be.
     TooLong,
+    /// Counted at the gateway: an error beyond those that a port's guests are
+    /// told.
+    ErrorLimit,
     /// The translation dropped it, and has counted why.
     Translation,
 }
 
 impl Reason {
-    const OTHERS: [(Self, &'static str); 13] = [
+    const OTHERS: [(Self, &'static str); 14] = [
         (Self::Source, "foreign_source"),
         (Self::OnLink, "on_link_destination"),
         (Self::Protocol, "protocol"),
@@ -53,6 +56,7 @@ impl Reason {
         (Self::SocketFull, "socket_full"),
         (Self::Unresolved, "unresolved"),
         (Self::TooLong, "too_long"),
+        (Self::ErrorLimit, "icmp_error_limit"),
         (Self::Translation, "translation"),
     ];
 

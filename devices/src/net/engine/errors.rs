@@ -1,5 +1,6 @@
 //! ICMP errors: those that guests report, and those that they are told.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::counters::Reason;
@@ -9,6 +10,8 @@ use crate::net::nat::flows::Endpoint;
 use crate::net::nat::icmp::{About, ErrorMessage, error4, error6};
 use crate::net::nat::sockets::SocketError;
 use crate::net::payload::Payload;
+use crate::net::switch::{Limiter, Limits, PortId, Rate};
+use crate::net::time::Time;
 use crate::net::wire::icmp::{Icmp4, Icmp6, Quoted};
 use crate::net::wire::ip::{Ip4Header, Ip6Header, IpHeader, Protocol};
 use crate::net::wire::packet::Transport;
@@ -23,6 +26,34 @@ const START: usize = 8;
 
 /// The code of Time Exceeded for fragments (RFC 792; RFC 4443, 3.3).
 const REASSEMBLY: u8 = 1;
+
+/// The errors that the guests behind a port are told (RFC 1812, 4.3.2.8;
+/// RFC 4443, 2.4 (f)): as many as Linux sends (icmp_msgs_per_sec and
+/// icmp_msgs_burst).
+const LIMITS: Limits = Limits {
+    bytes: None,
+    frames: Some(Rate {
+        per_second: 1000,
+        burst: 50,
+    }),
+};
+
+/// The bounds on errors, port by port.
+#[derive(Debug, Default)]
+pub(super) struct ErrorLimits(BTreeMap<PortId, Limiter>);
+
+impl ErrorLimits {
+    /// Whether another error may go to a port, which is charged if so.
+    pub(super) fn admit(&mut self, port: PortId, now: Time) -> bool {
+        let limiter = self.0.entry(port).or_insert_with(|| Limiter::new(LIMITS));
+        limiter.admit(now, 0)
+    }
+
+    /// Begins anew for a port that was given to another.
+    pub(super) fn reset(&mut self, port: PortId) {
+        self.0.remove(&port);
+    }
+}
 
 impl Engine {
     /// Takes an error that a guest reports. It can be told to another guest,
@@ -103,6 +134,9 @@ impl Engine {
         quote[len..len + START].copy_from_slice(&start);
         let quote = &&quote[..len + START];
         let World { now, ports, .. } = world;
+        if !self.lan.may_report(*now, *ports, to) {
+            return;
+        }
         let code = REASSEMBLY;
         match (gateway, to) {
             (Some(IpAddr::V4(gateway)), IpAddr::V4(guest)) => {

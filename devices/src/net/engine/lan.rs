@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::counters::{Counters, Reason};
 use super::dispatch::{Dispatcher, Outgoing};
+use super::errors::ErrorLimits;
 use super::pending::Pending;
 use super::ports::Ports;
 use crate::net::attachment::{Content, Sent};
@@ -38,6 +39,8 @@ pub(super) struct Lan {
     /// A station that was asked for is known since this was last taken.
     pub(super) resolved: bool,
     pub(super) dispatcher: Dispatcher,
+    /// How many errors guests are told, port by port.
+    pub(super) errors: ErrorLimits,
     /// What was dropped, port by port; the gateway's is what guests miss.
     pub(super) counters: Counters,
     headers: HeaderBuf,
@@ -77,6 +80,7 @@ impl Lan {
             pending: Pending::default(),
             resolved: false,
             dispatcher: Dispatcher::default(),
+            errors: ErrorLimits::default(),
             counters: Counters::default(),
             headers: HeaderBuf::default(),
         }
@@ -298,9 +302,24 @@ impl Lan {
         };
         let content: &[u8] = &quote;
         let to = error.about.source();
+        if !self.may_report(now, ports, to) {
+            return;
+        }
         self.send(now, ports, to, &content, |ether, headers| {
             error.compose(ether, headers, &quote)
         });
+    }
+
+    /// Whether the guest that has an address may be told of another error; if
+    /// not, that is counted. Guests that aren't known yet are few
+    /// ([`Pending`]).
+    pub(super) fn may_report(&mut self, now: Time, ports: &mut dyn Ports, to: IpAddr) -> bool {
+        let port = self.port_of(now, ports, to);
+        let may = port.is_none_or(|port| self.errors.admit(port, now));
+        if !may {
+            self.missed(Reason::ErrorLimit, 1);
+        }
+        may
     }
 
     pub(super) fn send_arp(&mut self, now: Time, ports: &mut dyn Ports, to: Mac, arp: &Arp) {

@@ -144,6 +144,7 @@ impl Engine {
     pub fn add_port(&mut self, config: PortConfig) -> Result<PortId, switch::Error> {
         let port = self.lan.switch.add_port(config)?;
         self.lan.counters.reset(port);
+        self.lan.errors.reset(port);
         Ok(port)
     }
 

@@ -84,13 +84,14 @@ impl Bucket {
 
 /// The buckets of one [`Limits`].
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     bytes: Option<Bucket>,
     frames: Option<Bucket>,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: Limits) -> Self {
+    /// Full buckets.
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             bytes: limits.bytes.map(Bucket::new),
             frames: limits.frames.map(Bucket::new),
@@ -99,7 +100,7 @@ impl Limiter {
 
     /// Whether a frame of `len` bytes may pass, which is charged only if so.
     #[inline]
-    pub(super) fn admit(&mut self, now: Time, len: usize) -> bool {
+    pub(crate) fn admit(&mut self, now: Time, len: usize) -> bool {
         if self.bytes.is_none() && self.frames.is_none() {
             return true;
         }

@@ -32,6 +32,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bucket::Limiter;
 pub use bucket::{Limits, Rate};
 pub use config::{Error, MAX_ADDRESSES, PortConfig, PortId, SwitchConfig};
 pub use counters::{Counters, DropReason, Traffic};
@@ -42,7 +43,6 @@ pub use vlan::{NotAVlan, VlanSet};
 
 use std::net::IpAddr;
 
-use bucket::Limiter;
 use stations::Stations;
 use vlan::Network;
 

@@ -61,7 +61,7 @@ fn syn() -> TcpHeader {
     }
 }
 
-fn with_hops(mut ip: IpHeader, hops: u8) -> IpHeader {
+pub(super) fn with_hops(mut ip: IpHeader, hops: u8) -> IpHeader {
     match &mut ip {
         IpHeader::V4(ip) => ip.ttl = hops,
         IpHeader::V6(ip) => ip.hop_limit = hops,

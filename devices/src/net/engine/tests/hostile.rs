@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::gateway::with_hops;
 use super::outside::syn;
 use super::rig::{
     At, CAPABLE, CONNECTIONS, FLOWS, FRAGMENTS, GATEWAY, GATEWAY4, Net, STATIONS, at, gateway6, mac,
@@ -17,9 +18,10 @@ use crate::net::services::ndp::ALL_NODES;
 use crate::net::switch::PortId;
 use crate::net::wire::arp::Operation;
 use crate::net::wire::build::HeaderBuf;
-use crate::net::wire::icmp::{Echo, Icmp6, RouterAdvertisement};
+use crate::net::wire::icmp::{Echo, Icmp4, Icmp6, RouterAdvertisement};
 use crate::net::wire::ip::{Ip6Header, IpHeader, Protocol};
 use crate::net::wire::ndp::NdpOption;
+use crate::net::wire::packet::Transport;
 use crate::net::wire::tcp::{TcpFlags, TcpHeader};
 use crate::net::wire::testing::{Frame, Parts, Upper, parts};
 
@@ -534,4 +536,36 @@ fn extension_headers_are_walked_a_bounded_way() {
     assert_eq!(drops, 20);
     assert!(net.has_all_frames(port));
     check_service(&mut net, good);
+}
+
+/// RFC 4443, 2.4 (f): a guest that asks for errors gets no flood of them, and
+/// others still get theirs.
+#[test]
+fn errors_are_told_at_a_bounded_rate() {
+    let mut net = Net::new();
+    let greedy = net.guest(10, CAPABLE);
+    let other = net.guest(11, CAPABLE);
+    let told = |net: &mut Net, guest: At, packets: usize| {
+        for _ in 0..packets {
+            let datagram = Upper::Udp(5000, 80);
+            let mut parts = net.stations[guest.0].packet(at(SERVER).address, datagram, &[]);
+            parts.ip = with_hops(parts.ip, 1);
+            net.send(guest, &parts.frame(None));
+        }
+        let arrived = net.take(guest).into_iter();
+        let errors = arrived.filter(|arrived| {
+            matches!(
+                arrived.packet.transport,
+                Transport::Icmp4(Icmp4::TimeExceeded { .. })
+            )
+        });
+        errors.count()
+    };
+    assert_eq!(told(&mut net, greedy, 80), 50);
+    assert_eq!(net.drops(PortId::GATEWAY), [("icmp_error_limit", 30)]);
+    assert_eq!(told(&mut net, other, 5), 5);
+    net.wait(Duration::from_millis(10));
+    assert_eq!(told(&mut net, greedy, 20), 10);
+    net.wait(Duration::from_secs(3600));
+    assert_eq!(told(&mut net, greedy, 60), 50);
 }

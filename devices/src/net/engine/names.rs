@@ -81,9 +81,18 @@ impl From<Upstream<'_>> for Question {
 impl Engine {
     /// Sets the host's resolvers.
     pub fn set_resolvers(&mut self, servers: &[SocketAddr]) {
-        self.config.reach.resolver = servers.first().copied().map(Endpoint::from);
-        self.tcp.set_reach(self.config.reach.clone());
         self.names.dns.set_servers(servers);
+        self.follow_resolver();
+    }
+
+    /// Has connections to the gateway's DNS lead to the resolver that is asked
+    /// first by datagrams, too.
+    fn follow_resolver(&mut self) {
+        let resolver = self.names.dns.preferred().map(Endpoint::from);
+        if self.config.reach.resolver != resolver {
+            self.config.reach.resolver = resolver;
+            self.tcp.set_reach(self.config.reach.clone());
+        }
     }
 
     /// Takes a guest's query.
@@ -176,6 +185,7 @@ impl Engine {
                 }
             }
         }
+        self.follow_resolver();
     }
 
     /// Forgets the queries of the guests behind a port.

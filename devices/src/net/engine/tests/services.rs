@@ -317,3 +317,24 @@ fn queries_over_tcp_lead_to_the_resolver() {
         assert!(header.flags.contains(TcpFlags::RST));
     }
 }
+
+#[test]
+fn queries_over_tcp_pass_over_a_silent_resolver() {
+    const SECOND: &str = "198.51.100.54:53";
+    let mut net = Net::new();
+    let guest = net.guest(10, CAPABLE);
+    let resolvers = [RESOLVER, SECOND].map(|at| at.parse().unwrap());
+    net.engine.set_resolvers(&resolvers);
+    let question = query(7, "www.example.org", 1);
+    let frame = net.stations[guest.0].udp(GATEWAY4.into(), (5353, 53), &question);
+    net.send(guest, &frame);
+    let asked = net.host.datagrams.last().clone();
+    assert_eq!(SocketAddr::from(asked.to), resolvers[0]);
+    net.wait(Duration::from_secs(3));
+    let first = syn(&net, guest, GATEWAY4.into(), (5000, 53));
+    net.send(guest, &first);
+    let [socket] = net.host.streams.ids()[..] else {
+        panic!("one connection");
+    };
+    assert_eq!(net.host.streams.socket(socket).peer, Some(resolvers[1]));
+}

@@ -6,7 +6,8 @@
 //! options, signatures and failures are between guest and resolver.
 //!
 //! Queries come as datagrams here. Connections to the gateway's port lead to
-//! the host's resolver itself ([`Reach::connection`]).
+//! the host's resolver itself ([`Reach::connection`]): the one that is asked first
+//! ([`Dns::preferred`]).
 //!
 //! [`Reach::connection`]: crate::net::nat::reach::Reach::connection
 
@@ -210,6 +211,11 @@ impl Dns {
             self.servers = servers.into();
             self.preferred = 0;
         }
+    }
+
+    /// The resolver that is asked first.
+    pub fn preferred(&self) -> Option<SocketAddr> {
+        self.servers.get(self.preferred).copied()
     }
 
     /// The number of queries under way.

@@ -219,7 +219,7 @@ fn nothing_that_is_sent_is_held_back() {
     for (number, told) in [false, true, true].into_iter().enumerate() {
         world.host.send(socket, b"x", 0..1).unwrap();
         let stream = world.host.stream(socket).unwrap();
-        let set = rustix::net::sockopt::tcp_nodelay(stream.fd()).unwrap();
+        let set = net::sockopt::tcp_nodelay(stream.fd()).unwrap();
         assert_eq!(set, told, "send {number}");
     }
     peer.read_exact(&mut [0; 3]).unwrap();
@@ -228,7 +228,7 @@ fn nothing_that_is_sent_is_held_back() {
     world.wait(listening, Readiness::READABLE);
     let (accepted, _) = world.host.accept(listening).unwrap();
     let stream = world.host.stream(accepted).unwrap();
-    assert!(rustix::net::sockopt::tcp_nodelay(stream.fd()).unwrap());
+    assert!(net::sockopt::tcp_nodelay(stream.fd()).unwrap());
 }
 
 #[test]

@@ -22,7 +22,7 @@ use nestling_devices::net::services::{dhcp4, dhcp6, dns, leases, ra};
 
 pub use control::{Control, ControlError, ask};
 pub use message::{Line, Reply, Report, Request};
-pub use places::{Place, Places, PlacesError};
+pub use places::{Place, Places, PlacesError, limits};
 pub use socket::{SocketFile, listen};
 
 use crate::config::NetworkConfig;

@@ -14,6 +14,7 @@ use nestling_devices::net::switch::{Limits, PortConfig, PortId, Rate};
 
 use super::{Error, VirtualNetwork};
 use crate::config::{NetConfig, Reservation, VmConfig, Wire};
+use crate::size::Size;
 
 /// One frame of the longest is let through by any limit.
 const LEAST_BURST: u64 = 1 << 16;
@@ -135,10 +136,7 @@ impl Places {
         else {
             return Ok(None);
         };
-        let limits = Limits {
-            bytes: rate.map(|rate| evenly(rate.bytes(), LEAST_BURST)),
-            frames: frame_rate.map(|rate| evenly(rate, 1)),
-        };
+        let limits = limits(*rate, *frame_rate);
         let recording = pcap.as_ref().map(record).transpose()?;
         self.recordings.extend(recording.clone());
         let port = PortConfig {
@@ -180,6 +178,14 @@ impl Drop for Places {
                 tracing::warn!(%error, "the record of a network interface is not complete");
             }
         }
+    }
+}
+
+/// A port's bounds in each direction: bytes and frames a second.
+pub fn limits(rate: Option<Size>, frame_rate: Option<u64>) -> Limits {
+    Limits {
+        bytes: rate.map(|rate| evenly(rate.bytes(), LEAST_BURST)),
+        frames: frame_rate.map(|rate| evenly(rate, 1)),
     }
 }
 

@@ -13,8 +13,9 @@ use super::recordings::Recordings;
 use super::{ENDING, NetworkArgs};
 use crate::cli::{Failure, Verdict};
 use crate::config::{OptionError, Options};
-use crate::network::{SocketFile, VirtualNetwork, listen};
+use crate::network::{SocketFile, VirtualNetwork, limits, listen};
 use crate::signals::Signals;
+use crate::size::Size;
 
 /// The MTU of the switch unless another is given: that of guests which nobody
 /// tells another.
@@ -24,8 +25,9 @@ const MTU: u16 = 1500;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Switch {
     /// A socket where a front end of vhost-user joins a port of the switch; may be repeated:
-    /// PATH,mac=ADDRESS[,spoofing=on][,name=NAME][,pcap=FILE]. The address is that of the
-    /// guest's NIC; with spoofing on, the guest may use others, and it may be left out
+    /// PATH,mac=ADDRESS[,spoofing=on][,name=NAME][,pcap=FILE][,rate=BYTES][,frame_rate=N]
+    /// (a second). The address is that of the guest's NIC; with spoofing on, the guest may
+    /// use others, and it may be left out
     #[arg(long, value_name = "SOCKET", required = true)]
     socket: Vec<Port>,
 
@@ -41,13 +43,23 @@ pub(in crate::cli) struct Port {
     spoofing: bool,
     name: String,
     pcap: Option<PathBuf>,
+    rate: Option<Size>,
+    frame_rate: Option<u64>,
 }
 
 impl FromStr for Port {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let keys = ["path", "mac", "spoofing", "name", "pcap"];
+        let keys = [
+            "path",
+            "mac",
+            "spoofing",
+            "name",
+            "pcap",
+            "rate",
+            "frame_rate",
+        ];
         let mut options = Options::parse(text, &keys)?;
         let socket: PathBuf = options.require("path")?;
         let name = options.take("name")?.unwrap_or_else(|| {
@@ -60,6 +72,8 @@ impl FromStr for Port {
             spoofing: options.switch("spoofing")?,
             name,
             pcap: options.take("pcap")?,
+            rate: options.take("rate")?,
+            frame_rate: options.take("frame_rate")?,
         };
         if port.mac.is_none() && !port.spoofing {
             return Err(OptionError::Missing("spoofing=on or mac"));
@@ -104,9 +118,12 @@ impl Port {
         recordings: &mut Recordings,
     ) -> Result<(VhostUser, SocketFile), Failure> {
         let mac = self.mac.unwrap_or_else(MacAddress::random);
+        let limits = limits(self.rate, self.frame_rate);
         let config = PortConfig {
             addresses: vec![mac],
             spoofing: self.spoofing,
+            ingress: limits,
+            egress: limits,
             ..PortConfig::default()
         };
         let handle = network.handle();
@@ -145,7 +162,14 @@ mod tests {
         assert_eq!(port.socket, PathBuf::from("/run/a.sock"));
         assert_eq!((port.name.as_str(), port.spoofing), ("a", false));
         assert_eq!(port.mac, MacAddress::new([2, 0, 0, 0, 0, 10]));
-        let port: Port = "b,spoofing=on,name=lab,pcap=b.pcapng".parse().unwrap();
+        assert_eq!((port.rate, port.frame_rate), (None, None));
+        let port: Port = "b,spoofing=on,name=lab,pcap=b.pcapng,rate=1M,frame_rate=900"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            (port.rate, port.frame_rate),
+            (Some(Size::mib(1)), Some(900))
+        );
         assert_eq!((port.name.as_str(), port.mac), ("lab", None));
         assert_eq!(port.pcap, Some("b.pcapng".into()));
     }

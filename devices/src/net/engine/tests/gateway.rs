@@ -404,7 +404,7 @@ fn fragments_that_come_too_late_are_reported() {
     }
 }
 
-fn is_advertisement(arrived: &Arrived) -> bool {
+pub(super) fn is_advertisement(arrived: &Arrived) -> bool {
     matches!(
         arrived.packet.transport,
         Transport::Icmp6(Icmp6::RouterAdvertisement(_))

@@ -231,7 +231,9 @@ impl Step {
                 };
                 net.send(bad, &parts.frame(*offload));
             }
-            Self::Wait(milliseconds) => net.wait(Duration::from_millis((*milliseconds).into())),
+            Self::Wait(milliseconds) => {
+                net.wait(Duration::from_millis((*milliseconds).into()));
+            }
             Self::News(socket) => {
                 let ids = net.host.streams.ids();
                 let socket = usize::try_from(*socket).unwrap();

@@ -7,6 +7,7 @@ mod wires;
 
 mod gateway;
 mod hostile;
+mod hour;
 mod limits;
 mod mappings;
 mod outside;

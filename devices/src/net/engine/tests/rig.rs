@@ -407,15 +407,18 @@ impl Net {
         arrived.remove(0)
     }
 
-    /// Lets time pass, deadline by deadline.
-    pub(super) fn wait(&mut self, duration: Duration) {
+    /// Lets time pass, deadline by deadline; returns how many there were.
+    pub(super) fn wait(&mut self, duration: Duration) -> usize {
         let until = self.now + duration;
+        let mut deadlines = 0;
         while let Some(deadline) = self.engine.next_deadline().filter(|at| *at <= until) {
             self.now = self.now.max(deadline);
             self.call(|engine, world| engine.expire(world));
             self.settle();
+            deadlines += 1;
         }
         self.now = until;
+        deadlines
     }
 
     /// A datagram comes to a socket.

@@ -4,7 +4,7 @@
 //! devices, boot data and registers) is named here once.
 //!
 //! ```text
-//! 0x0000_0000  RAM: GDT, start info, zero page, page tables, command line
+//! 0x0000_0000  RAM: GDT, start info, zero page, page tables, command lines
 //! 0x000a_0000  reserved, as on a PC; ACPI tables from 0xe0000
 //! 0x0010_0000  RAM: kernel, initrd
 //! 0xc000_0000  32-bit window for PCI BARs
@@ -28,7 +28,7 @@ pub const MIN_RAM_SIZE: u64 = 16 << 20;
 /// The GDT that the boot registers refer to.
 pub const GDT: GuestAddress = GuestAddress(0x500);
 
-/// `hvm_start_info`, its module list and memory map (PVH); one page.
+/// `hvm_start_info` and its memory map (PVH); one page.
 pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
 
 /// `struct boot_params` (Linux 64-bit boot protocol); one page.
@@ -42,6 +42,12 @@ pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 
 /// Room for the command line with its NUL, in bytes.
 pub const COMMAND_LINE_ROOM: usize = 0x1_0000;
+
+/// The list of modules, with their command lines behind it.
+pub const MODULES: GuestAddress = GuestAddress(0x3_0000);
+
+/// Room for both, in bytes.
+pub const MODULES_ROOM: u64 = 0x2_0000;
 
 /// End of conventional memory.
 pub const LOW_RAM_END: u64 = 0xA_0000;
@@ -204,6 +210,7 @@ mod tests {
             (ZERO_PAGE.0, 0x1000),
             (PAGE_TABLES.0, 0x6000),
             (COMMAND_LINE.0, 0x1_0000),
+            (MODULES.0, MODULES_ROOM),
             (ACPI_TABLES.start, ACPI_TABLES.end - ACPI_TABLES.start),
             (PCI_MMIO32.start, PCI_MMIO32.end - PCI_MMIO32.start),
             (ECAM_BASE, ECAM_SIZE),

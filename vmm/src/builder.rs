@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::{Cap, Kvm};
 use nestling_arch::acpi::{self, AcpiConfig};
-use nestling_arch::boot::{self, BootParams, LoadedKernel};
+use nestling_arch::boot::{self, BootParams, LoadedKernel, Module};
 use nestling_arch::cpuid::{self, CpuidContext, Vendor};
 use nestling_arch::nested::{self, Exposure, HostFacts, Missing};
 use nestling_arch::{GuestMemory, layout, msr};
@@ -49,7 +49,9 @@ pub enum BuildError {
     Kernel { path: String, source: boot::Error },
     #[error("the initrd {path}: {source}")]
     Initrd { path: String, source: boot::Error },
-    #[error("--cmdline: {0}")]
+    #[error("the module {path}: {source}")]
+    Module { path: String, source: boot::Error },
+    #[error("{0}")]
     BootData(boot::Error),
     #[error("the ACPI tables: {0}")]
     Acpi(acpi::Error),
@@ -102,10 +104,13 @@ pub struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     /// Opens and checks what `config` names, before anything starts.
     pub fn new(config: &'a VmConfig) -> Result<Self, BuildError> {
-        // Both are read in place when they are loaded; here only whether they can be.
+        // All are read in place when they are loaded; here only whether they can be.
         Mapping::open(&config.kernel, "kernel")?;
         if let Some(initrd) = &config.initrd {
             Mapping::open(initrd, "initrd")?;
+        }
+        for module in &config.modules {
+            Mapping::open(&module.path, "module")?;
         }
         let kvm = kvm::open()?;
         let most = kvm.get_max_vcpus();
@@ -146,6 +151,7 @@ impl<'a> Prepared<'a> {
         tracing::debug!("the kernel is loaded: {:?}", kernel.unpacked);
         let initrd = self.load_initrd(&memory, &kernel)?;
         tracing::debug!("the initrd is loaded");
+        let modules = self.load_modules(&memory, &kernel, initrd.as_ref())?;
 
         let vm = Vm::new(&self.kvm, Arc::clone(&memory))?;
         let pci_high = layout::mmio64_window(config.memory.size.bytes(), physical_bits);
@@ -160,6 +166,7 @@ impl<'a> Prepared<'a> {
         let params = BootParams {
             cmdline: &config.cmdline,
             initrd,
+            modules: &modules,
             rsdp,
         };
         boot::write_boot_data(&memory, &kernel, &params).map_err(BuildError::BootData)?;
@@ -225,6 +232,25 @@ impl<'a> Prepared<'a> {
                 path: path.display().to_string(),
                 source,
             })
+    }
+
+    fn load_modules(
+        &self,
+        memory: &GuestMemory,
+        kernel: &LoadedKernel,
+        initrd: Option<&std::ops::Range<u64>>,
+    ) -> Result<Vec<Module>, BuildError> {
+        let mut room = boot::module_room(memory, kernel, initrd);
+        let modules = self.config.modules.iter().map(|module| {
+            let file = Mapping::open(&module.path, "module")?;
+            boot::load_module(memory, kernel, &mut room, &file, &module.cmdline).map_err(|source| {
+                BuildError::Module {
+                    path: module.path.display().to_string(),
+                    source,
+                }
+            })
+        });
+        modules.collect()
     }
 
     fn create_vcpus(&self, vm: &Vm, kernel: &LoadedKernel) -> Result<Vec<Vcpu>, BuildError> {

@@ -91,7 +91,7 @@ impl<'a> BzImage<'a> {
     /// Copies the segments of a payload that isn't packed.
     fn load_stored(&self, mem: &GuestMemory) -> Result<LoadedKernel, Error> {
         let elf =
-            Elf::parse(self.payload).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
+            Elf::parse_64(self.payload).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
         elf.check_ram(mem)?;
         elf.check_entry(elf.entry)?;
         elf.copy(mem, self.payload)?;
@@ -112,7 +112,7 @@ impl<'a> BzImage<'a> {
         let file = place..place.saturating_add(payload.unpacked_size.into());
         let elf = area::with_bytes(mem, file.clone(), |bytes| {
             payload.unpack(bytes)?;
-            Elf::parse(bytes).map_err(|error| Error::PayloadNotElf(Box::new(error)))
+            Elf::parse_64(bytes).map_err(|error| Error::PayloadNotElf(Box::new(error)))
         })??;
         elf.check_entry(elf.entry)?;
         let memory = elf.memory();

@@ -1,11 +1,12 @@
-//! 64-bit ELF kernels: their headers, checked, and their way into memory.
+//! ELF kernels of both classes: their headers, checked, and their way into
+//! memory.
 //!
 //! Formats: System V gABI chapters 4 and 5; the PVH entry is a note of Xen's
 //! (xen/include/public/elfnote.h, `XEN_ELFNOTE_PHYS32_ENTRY`).
 
 use std::ops::Range;
 
-use linux_loader::elf::{EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE};
+use linux_loader::elf::{EM_386, EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
@@ -17,9 +18,6 @@ use crate::GuestMemory;
 /// A kernel has about five.
 const MAX_SEGMENTS: usize = 64;
 
-/// Size of an ELF64 program header.
-const PROGRAM_HEADER_SIZE: u16 = 56;
-
 /// The note that holds PVH's 32-bit entry point.
 const NOTE_PHYS32_ENTRY: u32 = 18;
 
@@ -30,12 +28,16 @@ pub(super) struct Segment {
     pub(super) file: Range<usize>,
     /// Where they and the zeroes after them go, guest-physical.
     pub(super) memory: Range<u64>,
+    /// Where they are linked to run, virtual.
+    pub(super) linked: u64,
 }
 
 /// What of an ELF file matters here. The segments are in ascending order of
 /// address, not empty, and disjoint; the file has all their bytes.
 #[derive(Debug)]
 pub(super) struct Elf {
+    /// Of 64 bits, or of 32.
+    pub(super) wide: bool,
     pub(super) entry: u64,
     pub(super) pvh_entry: Option<u64>,
     pub(super) segments: Vec<Segment>,
@@ -46,36 +48,38 @@ pub(super) fn is_elf(image: &[u8]) -> bool {
     image.starts_with(b"\x7fELF")
 }
 
-/// Loads a plain ELF kernel.
-pub(super) fn load(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
-    let elf = Elf::parse(image)?;
-    let (entry, protocol) = match elf.pvh_entry {
-        Some(entry) => (entry, Protocol::Pvh),
-        None => (elf.entry, Protocol::Linux64),
-    };
-    elf.check_ram(mem)?;
-    elf.check_entry(entry)?;
-    elf.copy(mem, image)?;
-    Ok(LoadedKernel {
-        entry: GuestAddress(entry),
-        protocol,
-        end: GuestAddress(elf.memory().end),
-        setup_header: None,
-        max_cmdline: DEFAULT_MAX_COMMAND_LINE,
-        unpacked: Unpacked::Plain,
-    })
-}
-
 impl Elf {
+    /// Loads the kernel, to be entered at `entry` by `protocol`.
+    pub(super) fn load(
+        &self,
+        mem: &GuestMemory,
+        image: &[u8],
+        entry: u64,
+        protocol: Protocol,
+    ) -> Result<LoadedKernel, Error> {
+        self.check_ram(mem)?;
+        self.check_entry(entry)?;
+        self.copy(mem, image)?;
+        Ok(LoadedKernel {
+            entry: GuestAddress(entry),
+            protocol,
+            end: GuestAddress(self.memory().end),
+            setup_header: None,
+            max_cmdline: DEFAULT_MAX_COMMAND_LINE,
+            unpacked: Unpacked::Plain,
+        })
+    }
+
     /// Reads and checks the headers of an ELF file.
     pub(super) fn parse(image: &[u8]) -> Result<Self, Error> {
         let header = FileHeader::parse(image)?;
+        let fields = header.fields;
         let table = header.program_headers(image)?;
         let mut segments = Vec::new();
         let mut count = 0;
         let mut pvh_entry = None;
-        for entry in table.chunks_exact(usize::from(PROGRAM_HEADER_SIZE)) {
-            let program = ProgramHeader::parse(entry);
+        for entry in table.chunks_exact(usize::from(fields.program_size)) {
+            let program = ProgramHeader::parse(fields, entry);
             if program.kind == PT_LOAD && program.file_size.max(program.memory_size) > 0 {
                 count += 1;
                 if count <= MAX_SEGMENTS {
@@ -101,10 +105,21 @@ impl Elf {
             }
         }
         Ok(Self {
+            wide: fields.wide,
             entry: header.entry,
             pvh_entry,
             segments,
         })
+    }
+
+    /// As [`parse`](Self::parse), for what only a 64-bit kernel can be.
+    pub(super) fn parse_64(image: &[u8]) -> Result<Self, Error> {
+        let elf = Self::parse(image)?;
+        if elf.wide {
+            Ok(elf)
+        } else {
+            Err(wrong("class", 1, "2 (64-bit)"))
+        }
     }
 
     /// From the first segment's start to the last one's end.
@@ -218,8 +233,78 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The fields of an ELF64 file header that lead on.
+/// Where a class of ELF has its fields, and what they hold for a kernel of this
+/// machine.
+#[derive(Debug)]
+struct Fields {
+    wide: bool,
+    machine: u16,
+    machine_name: &'static str,
+    header_size: u64,
+    entry: usize,
+    table: usize,
+    /// `e_phentsize`; `e_phnum` is next.
+    entry_size: usize,
+    program_size: u16,
+    program_size_name: &'static str,
+    offset: usize,
+    linked: usize,
+    address: usize,
+    file_size: usize,
+    memory_size: usize,
+    align: usize,
+}
+
+const ELF32: Fields = Fields {
+    wide: false,
+    machine: EM_386,
+    machine_name: "3 (80386)",
+    header_size: 52,
+    entry: 24,
+    table: 28,
+    entry_size: 42,
+    program_size: 32,
+    program_size_name: "32",
+    offset: 4,
+    linked: 8,
+    address: 12,
+    file_size: 16,
+    memory_size: 20,
+    align: 28,
+};
+
+const ELF64: Fields = Fields {
+    wide: true,
+    machine: EM_X86_64,
+    machine_name: "62 (x86-64)",
+    header_size: 64,
+    entry: 24,
+    table: 32,
+    entry_size: 54,
+    program_size: 56,
+    program_size_name: "56",
+    offset: 8,
+    linked: 16,
+    address: 24,
+    file_size: 32,
+    memory_size: 40,
+    align: 48,
+};
+
+impl Fields {
+    /// Reads an address, offset or size.
+    fn word(&self, bytes: &[u8], at: usize) -> Option<u64> {
+        if self.wide {
+            field(bytes, at).map(u64::from_le_bytes)
+        } else {
+            field(bytes, at).map(|word| u32::from_le_bytes(word).into())
+        }
+    }
+}
+
+/// The fields of a file header that lead on.
 struct FileHeader {
+    fields: &'static Fields,
     entry: u64,
     table_offset: u64,
     table_entries: u16,
@@ -227,57 +312,65 @@ struct FileHeader {
 
 impl FileHeader {
     fn parse(image: &[u8]) -> Result<Self, Error> {
-        let truncated = || truncated("the ELF header", 64, image);
+        let [_, _, _, _, class, data] =
+            field(image, 0).ok_or_else(|| truncated("the ELF header", 52, image))?;
+        let fields = match class {
+            1 => &ELF32,
+            2 => &ELF64,
+            _ => return Err(wrong("class", class.into(), "1 (32-bit) or 2 (64-bit)")),
+        };
+        let truncated = || truncated("the ELF header", fields.header_size, image);
         let half = |offset| {
             field(image, offset)
                 .map(u16::from_le_bytes)
                 .ok_or_else(truncated)
         };
-        let xword = |offset| {
-            field(image, offset)
-                .map(u64::from_le_bytes)
-                .ok_or_else(truncated)
-        };
-        let [_, _, _, _, class, data] = field(image, 0).ok_or_else(truncated)?;
-        let wrong = |field, found, expected| {
-            Err(Error::WrongElf {
-                field,
-                found,
-                expected,
-            })
-        };
-        if class != 2 {
-            return wrong("class", class.into(), "2 (64-bit)");
-        }
+        let word = |offset| fields.word(image, offset).ok_or_else(truncated);
         if data != 1 {
-            return wrong("byte order", data.into(), "1 (little endian)");
+            return Err(wrong("byte order", data.into(), "1 (little endian)"));
         }
-        if half(16)? != ET_EXEC {
-            return wrong("type", half(16)?, "2 (executable)");
-        }
-        if half(18)? != EM_X86_64 {
-            return wrong("machine", half(18)?, "62 (x86-64)");
-        }
-        if half(54)? != PROGRAM_HEADER_SIZE {
-            return wrong("program header size", half(54)?, "56");
+        for (name, offset, expected, expected_name) in [
+            ("type", 16, ET_EXEC, "2 (executable)"),
+            ("machine", 18, fields.machine, fields.machine_name),
+            (
+                "program header size",
+                fields.entry_size,
+                fields.program_size,
+                fields.program_size_name,
+            ),
+        ] {
+            let found = half(offset)?;
+            if found != expected {
+                return Err(wrong(name, found, expected_name));
+            }
         }
         Ok(Self {
-            entry: xword(24)?,
-            table_offset: xword(32)?,
-            table_entries: half(56)?,
+            fields,
+            entry: word(fields.entry)?,
+            table_offset: word(fields.table)?,
+            table_entries: half(fields.entry_size + 2)?,
         })
     }
 
     fn program_headers<'a>(&self, image: &'a [u8]) -> Result<&'a [u8], Error> {
-        let size = u64::from(self.table_entries) * u64::from(PROGRAM_HEADER_SIZE);
+        let size = u64::from(self.table_entries) * u64::from(self.fields.program_size);
         slice_range("the program header table", self.table_offset, size, image)
             .map(|range| &image[range])
+    }
+}
+
+fn wrong(field: &'static str, found: u16, expected: &'static str) -> Error {
+    Error::WrongElf {
+        field,
+        found,
+        expected,
     }
 }
 
 struct ProgramHeader {
     kind: u32,
     offset: u64,
+    linked: u64,
     address: u64,
     file_size: u64,
     memory_size: u64,
@@ -286,15 +379,16 @@ struct ProgramHeader {
 
 impl ProgramHeader {
     /// `bytes` is one whole header.
-    fn parse(bytes: &[u8]) -> Self {
-        let xword = |offset| field(bytes, offset).map_or(0, u64::from_le_bytes);
+    fn parse(fields: &Fields, bytes: &[u8]) -> Self {
+        let word = |offset| fields.word(bytes, offset).unwrap_or(0);
         Self {
             kind: field(bytes, 0).map_or(0, u32::from_le_bytes),
-            offset: xword(8),
-            address: xword(24),
-            file_size: xword(32),
-            memory_size: xword(40),
-            align: xword(48),
+            offset: word(fields.offset),
+            linked: word(fields.linked),
+            address: word(fields.address),
+            file_size: word(fields.file_size),
+            memory_size: word(fields.memory_size),
+            align: word(fields.align),
         }
     }
 
@@ -308,6 +402,7 @@ impl ProgramHeader {
             Some(end) if self.file_size <= self.memory_size => Ok(Segment {
                 file: self.file_range(image)?,
                 memory: self.address..end,
+                linked: self.linked,
             }),
             _ => Err(Error::SegmentSize {
                 address: self.address,

@@ -1,9 +1,10 @@
 //! Boot protocols: how a kernel gets into guest memory and is entered.
 //!
-//! Two kinds of image: bzImage, and 64-bit ELF, which is entered by PVH where
-//! it carries that note, else by Linux's 64-bit protocol. An image comes as
-//! bytes, which the caller may have mapped from a file. The steps, in order:
-//! [`load_kernel`], [`load_initrd`], [`write_boot_data`], [`boot_registers`].
+//! Two kinds of image: bzImage, and ELF, which is entered by PVH where it
+//! carries that note, else, if it is of 64 bits, by Linux's 64-bit protocol. An
+//! image comes as bytes, which the caller may have mapped from a file. The steps,
+//! in order: [`load_kernel`], [`load_initrd`], [`load_module`],
+//! [`write_boot_data`], [`boot_registers`].
 //!
 //! All of it runs before the first vCPU does, on memory that is fresh from the
 //! host: what a kernel expects to be zero and this module has not written is
@@ -18,6 +19,7 @@ mod area;
 mod bzimage;
 mod elf;
 mod memory_map;
+mod modules;
 mod params;
 mod payload;
 mod repack;
@@ -37,7 +39,9 @@ use vm_memory::{
 use crate::GuestMemory;
 use crate::layout::{HIGH_RAM_START, PCI_HOLE_START};
 pub use crate::regs::{BootRegisters, Protocol};
+use elf::Elf;
 
+pub use modules::{Module, load_module, module_room};
 pub use params::{BootParams, write_boot_data};
 pub use payload::Compression;
 pub use repack::Repack;
@@ -134,6 +138,17 @@ pub enum Error {
         /// The higher one.
         second: Range<u64>,
     },
+    /// A 32-bit ELF that says nowhere how it is entered.
+    #[error(
+        "the 32-bit ELF has no PVH entry; use a kernel built for x86_64, or one with that note"
+    )]
+    NoEntry,
+    /// Part of the kernel is where the machine's own tables are.
+    #[error("the kernel occupies {:#x}..{:#x}, below 1 MiB, where the machine keeps its own tables; link it at 1 MiB or higher", range.start, range.end)]
+    LowMemory {
+        /// What the kernel occupies.
+        range: Range<u64>,
+    },
     /// There is no RAM where the kernel must be.
     #[error("the kernel needs RAM at {:#x}..{:#x}, the machine has {}; give it more memory", range.start, range.end, describe(ram))]
     OutsideRam {
@@ -164,6 +179,27 @@ pub enum Error {
         /// What failed.
         #[source]
         source: GuestMemoryError,
+    },
+    /// Modules for Linux's boot protocol.
+    #[error(
+        "Linux's boot protocol carries no modules; give it an initrd, or use a kernel with a PVH entry"
+    )]
+    NoModules,
+    /// No gap between the kernel and the limit is large enough.
+    #[error("the module of {size} bytes does not fit between {:#x} and {:#x}; give the machine more memory", room.start, room.end)]
+    ModuleTooLarge {
+        /// Size of the module.
+        size: u64,
+        /// Where it may be.
+        room: Range<u64>,
+    },
+    /// More modules, or longer command lines of theirs, than there is room for.
+    #[error("the modules' list and command lines need {length} bytes, there is room for {max}")]
+    ModuleListTooLong {
+        /// What they need.
+        length: usize,
+        /// Room for them.
+        max: usize,
     },
     /// The kernel takes no command line of this length.
     #[error("the command line has {length} bytes, this kernel takes {max}")]
@@ -250,11 +286,20 @@ pub enum Unpacked {
 /// it may be in guest memory then.
 pub fn load_kernel(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
     if elf::is_elf(image) {
-        elf::load(mem, image)
+        load_elf(mem, image)
     } else if bzimage::is_bzimage(image) {
         bzimage::load(mem, image)
     } else {
         Err(Error::NotAKernel { size: image.len() })
+    }
+}
+
+fn load_elf(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
+    let elf = Elf::parse(image)?;
+    match elf.pvh_entry {
+        Some(entry) => elf.load(mem, image, entry, Protocol::Pvh),
+        None if elf.wide => elf.load(mem, image, elf.entry, Protocol::Linux64),
+        None => Err(Error::NoEntry),
     }
 }
 
@@ -276,11 +321,7 @@ pub fn load_initrd<R: ReadVolatile>(
         })
         .saturating_add(1)
         .min(PCI_HOLE_START);
-    let room = ram_from_1_mib(mem)
-        .into_iter()
-        .map(|ram| ram.start.max(kernel.end.0)..ram.end.min(limit))
-        .rfind(|room| room.start < room.end)
-        .unwrap_or(kernel.end.0..kernel.end.0);
+    let room = room(mem, kernel, limit);
     let start = room
         .end
         .checked_sub(size)
@@ -300,6 +341,16 @@ pub fn boot_registers(kernel: &LoadedKernel) -> BootRegisters {
     BootRegisters::new(kernel.protocol, kernel.entry)
 }
 
+/// The last piece of RAM after the kernel and below `limit`; empty if there is
+/// none.
+fn room(mem: &GuestMemory, kernel: &LoadedKernel, limit: u64) -> Range<u64> {
+    ram_from_1_mib(mem)
+        .into_iter()
+        .map(|ram| ram.start.max(kernel.end.0)..ram.end.min(limit))
+        .rfind(|room| room.start < room.end)
+        .unwrap_or(kernel.end.0..kernel.end.0)
+}
+
 /// Pieces of RAM that kernels and initrds may occupy, in ascending order.
 fn ram_from_1_mib(mem: &GuestMemory) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
@@ -315,6 +366,11 @@ fn ram_from_1_mib(mem: &GuestMemory) -> Vec<Range<u64>> {
 
 /// Succeeds if `range` is part of one piece of RAM above 1 MiB.
 fn check_ram(mem: &GuestMemory, range: &Range<u64>) -> Result<(), Error> {
+    if range.start < HIGH_RAM_START {
+        return Err(Error::LowMemory {
+            range: range.clone(),
+        });
+    }
     let ram = ram_from_1_mib(mem);
     if ram
         .iter()

@@ -11,9 +11,10 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::memory_map::memory_map;
+use super::modules::{Module, write_list};
 use super::{Error, LoadedKernel, Protocol, Unpacked};
 use crate::GuestMemory;
-use crate::layout::{COMMAND_LINE, COMMAND_LINE_ROOM, PVH_START_INFO, ZERO_PAGE};
+use crate::layout::{COMMAND_LINE, COMMAND_LINE_ROOM, MODULES, PVH_START_INFO, ZERO_PAGE};
 use crate::paging::write_identity_map;
 use crate::regs::write_gdt;
 
@@ -24,8 +25,7 @@ const LOADED_HIGH: u8 = 1;
 /// `loadflags`: the decompressor has moved the kernel at random.
 const KASLR_FLAG: u8 = 1 << 1;
 
-/// The module list and the memory map follow the start info in its page.
-const MODULE_LIST: GuestAddress = GuestAddress(PVH_START_INFO.0 + 0x40);
+/// The memory map follows the start info in its page.
 const PVH_MEMORY_MAP: GuestAddress = GuestAddress(PVH_START_INFO.0 + 0x80);
 /// Entries of 24 bytes up to the end of the page.
 const PVH_MEMORY_MAP_MAX: usize = (0x1000 - 0x80) / 24;
@@ -35,8 +35,11 @@ const PVH_MEMORY_MAP_MAX: usize = (0x1000 - 0x80) / 24;
 pub struct BootParams<'a> {
     /// Command line: ASCII without NUL.
     pub cmdline: &'a str,
-    /// What [`load_initrd`](super::load_initrd) returned.
+    /// What [`load_initrd`](super::load_initrd) returned. To PVH it is the first
+    /// module.
     pub initrd: Option<Range<u64>>,
+    /// What [`load_module`](super::load_module) returned, for PVH.
+    pub modules: &'a [Module],
     /// What [`acpi::build`](crate::acpi::build) returned.
     pub rsdp: GuestAddress,
 }
@@ -67,12 +70,7 @@ pub fn write_boot_data(
 }
 
 fn write_command_line(mem: &GuestMemory, kernel: &LoadedKernel, text: &str) -> Result<(), Error> {
-    if let Some(position) = text.bytes().position(|byte| byte == 0 || !byte.is_ascii()) {
-        return Err(Error::CommandLineByte {
-            byte: text.as_bytes()[position],
-            position,
-        });
-    }
+    check_text(text)?;
     let max = kernel.max_cmdline.min(COMMAND_LINE_ROOM - 1);
     if text.len() > max {
         return Err(Error::CommandLineTooLong {
@@ -87,6 +85,17 @@ fn write_command_line(mem: &GuestMemory, kernel: &LoadedKernel, text: &str) -> R
             what: "the command line",
             source,
         })
+}
+
+/// Succeeds if `text` can be a command line.
+pub(super) fn check_text(text: &str) -> Result<(), Error> {
+    match text.bytes().position(|byte| byte == 0 || !byte.is_ascii()) {
+        Some(position) => Err(Error::CommandLineByte {
+            byte: text.as_bytes()[position],
+            position,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The zero page: the kernel's own setup header, completed, and the rest.
@@ -163,20 +172,18 @@ fn write_start_info(mem: &GuestMemory, params: &BootParams<'_>) -> Result<(), Er
             });
         }
     };
-    let modules: Vec<_> = params
-        .initrd
-        .iter()
-        .map(|initrd| hvm_modlist_entry {
-            paddr: initrd.start,
-            size: initrd.end - initrd.start,
-            ..hvm_modlist_entry::default()
-        })
-        .collect();
+    let initrd = params.initrd.iter().map(|range| Module {
+        range: range.clone(),
+        cmdline: String::new(),
+    });
+    let modules: Vec<Module> = initrd.chain(params.modules.iter().cloned()).collect();
+    let count = u32::try_from(modules.len()).unwrap_or(u32::MAX);
+    write_modules(mem, &modules)?;
     let info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: 1,
-        nr_modules: u32::from(!modules.is_empty()),
-        modlist_paddr: if modules.is_empty() { 0 } else { MODULE_LIST.0 },
+        nr_modules: count,
+        modlist_paddr: if modules.is_empty() { 0 } else { MODULES.0 },
         cmdline_paddr: COMMAND_LINE.0,
         rsdp_paddr: params.rsdp.0,
         memmap_paddr: PVH_MEMORY_MAP.0,
@@ -193,8 +200,26 @@ fn write_start_info(mem: &GuestMemory, params: &BootParams<'_>) -> Result<(), Er
         })
         .collect();
     write_table(mem, &[info], PVH_START_INFO)?;
-    write_table(mem, &modules, MODULE_LIST)?;
     write_table(mem, &map, PVH_MEMORY_MAP)
+}
+
+fn write_modules(mem: &GuestMemory, modules: &[Module]) -> Result<(), Error> {
+    let lines: Vec<String> = modules
+        .iter()
+        .map(|module| module.cmdline.clone())
+        .collect();
+    write_list(mem, &lines, |number, cmdline_paddr| {
+        let range = &modules[number].range;
+        let entry = hvm_modlist_entry {
+            paddr: range.start,
+            size: range.end - range.start,
+            cmdline_paddr,
+            reserved: 0,
+        };
+        let mut bytes = [0; size_of::<hvm_modlist_entry>()];
+        bytes.copy_from_slice(entry.as_slice());
+        bytes
+    })
 }
 
 fn write_table<T: ByteValued>(

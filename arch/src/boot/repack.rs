@@ -65,7 +65,7 @@ impl<'a> Repack<'a> {
         let code = &mut code[..index(size.into())];
         self.payload.unpack(code)?;
         // Anything else would pass for a decompressor when it is loaded.
-        Elf::parse(code).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
+        Elf::parse_64(code).map_err(|error| Error::PayloadNotElf(Box::new(error)))?;
         let paragraphs = size.div_ceil(16);
         for (field, value) in [
             (SYSSIZE, paragraphs),

@@ -79,6 +79,33 @@ pub(super) fn elf(entry: u64, programs: &[Program], size: usize) -> Vec<u8> {
     file
 }
 
+/// An ELF file of 32 bits with one segment, of `code`, at `address`, and Xen's
+/// note with this 32-bit entry point, if any.
+pub(super) fn elf32(address: u32, code: &[u8], pvh_entry: Option<u32>) -> Vec<u8> {
+    const CODE: u32 = 0x100;
+    let mut file = vec![0; 0x100];
+    put(&mut file, 0, b"\x7fELF\x01\x01");
+    file[16] = 2;
+    file[18] = 3;
+    put(&mut file, 24, &address.to_le_bytes());
+    put(&mut file, 28, &52u32.to_le_bytes());
+    put(&mut file, 42, &32u16.to_le_bytes());
+    file[44] = 2;
+    let size = u32::try_from(code.len()).unwrap();
+    let load = [1, CODE, address, address, size, size, 7, 4];
+    let note = [4, 0x80, 0, 0, 20, 20, 4, 4];
+    for (index, value) in load.iter().chain(&note).enumerate() {
+        put(&mut file, 52 + index * 4, &value.to_le_bytes());
+    }
+    let kind = if pvh_entry.is_some() { 18 } else { 0 };
+    let xen = u32::from_le_bytes(*b"Xen\0");
+    for (index, value) in [4, 4, kind, xen, pvh_entry.unwrap_or(0)].iter().enumerate() {
+        put(&mut file, 0x80 + index * 4, &value.to_le_bytes());
+    }
+    file.extend_from_slice(code);
+    file
+}
+
 /// Adds Xen's note with a 32-bit entry point at `offset`, and fills in the
 /// program header `index` to name it.
 pub(super) fn add_pvh_note(file: &mut [u8], index: usize, offset: usize, entry: u32) {

@@ -38,6 +38,7 @@ fn boot(mem: &GuestMemory, image: &[u8]) {
     let params = BootParams {
         cmdline: "",
         initrd: None,
+        modules: &[],
         rsdp: GuestAddress(0xe_0000),
     };
     write_boot_data(mem, &kernel, &params).unwrap();
@@ -75,7 +76,7 @@ fn nothing_lands_on_the_machines_own_tables() {
         for image in [bzimage(header(), &file), file] {
             let mem = memory(8 << 20);
             let error = load_kernel(&mem, &image).unwrap_err();
-            assert!(matches!(error, Error::OutsideRam { .. }), "{error}");
+            assert!(matches!(error, Error::LowMemory { .. }), "{error}");
             assert!(read(&mem, 0, 1 << 20) == vec![0; 1 << 20], "{start:#x}");
         }
     }

@@ -8,8 +8,8 @@ use nestling_devices::net::nat::mappings::Mapping;
 
 use super::{Failure, Format, Verdict};
 use crate::config::{
-    ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig, NetworkOptions,
-    VmConfig,
+    ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig,
+    NetworkOptions, VmConfig,
 };
 use crate::session;
 
@@ -25,6 +25,10 @@ Examples:
   A network without any set-up: the guest gets an address, and port 2222 here leads to its 22:
     nestling run --kernel vmlinuz --initrd initrd.img --net user,ip=192.168.100.10 \\
       --forward tcp:127.0.0.1:2222:192.168.100.10:22
+
+  A hypervisor, with the kernel and the ramdisk of its first guest as modules:
+    nestling run --nested on --kernel xen --cmdline 'console=com1 dom0_mem=512M' \\
+      --module 'vmlinuz,console=hvc0' --module initrd.img
 
   From a file, with more memory than it says:
     nestling run --config machine.toml --memory 4G";
@@ -44,6 +48,10 @@ pub(super) struct Run {
     /// The initial ramdisk
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+
+    /// A module for the kernel, FILE[,CMDLINE]; may be repeated
+    #[arg(long, value_name = "MODULE")]
+    module: Vec<ModuleConfig>,
 
     /// The kernel's command line [default: console=ttyS0]
     #[arg(long, value_name = "TEXT")]
@@ -137,6 +145,7 @@ impl Run {
             version: None,
             kernel: self.kernel,
             initrd: self.initrd,
+            module: (!self.module.is_empty()).then_some(self.module),
             cmdline: self.cmdline,
             cpus: self.cpus,
             memory: self.memory,

@@ -8,7 +8,7 @@ use nestling_arch::nested::Request;
 use serde::Deserialize;
 
 use super::network::NetworkOptions;
-use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, NetConfig};
+use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig};
 use crate::channel::{MAX_TEXT, printable};
 
 /// The schema this version reads.
@@ -25,6 +25,7 @@ pub struct ConfigFile {
     pub version: Option<u32>,
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
+    pub module: Option<Vec<ModuleConfig>>,
     pub cmdline: Option<String>,
     pub cpus: Option<u32>,
     pub memory: Option<MemoryConfig>,
@@ -119,6 +120,7 @@ impl ConfigFile {
             version: flags.version.or(self.version),
             kernel: flags.kernel.or(self.kernel),
             initrd: flags.initrd.or(self.initrd),
+            module: flags.module.or(self.module),
             cmdline: flags.cmdline.or(self.cmdline),
             cpus: flags.cpus.or(self.cpus),
             memory: flags.memory.or(self.memory),
@@ -151,8 +153,14 @@ impl ConfigFile {
             Endpoint::Descriptor(_) => None,
         });
         let files = [&mut self.kernel, &mut self.initrd].into_iter().flatten();
+        let modules = self
+            .module
+            .iter_mut()
+            .flatten()
+            .map(|module| &mut module.path);
         let disks = self.disk.iter_mut().flatten().map(|disk| &mut disk.path);
-        for path in files.chain(disks).chain(console_files).chain(sockets) {
+        let files = files.chain(modules).chain(disks);
+        for path in files.chain(console_files).chain(sockets) {
             *path = folder.join(&*path);
         }
     }

@@ -17,7 +17,9 @@ use nestling_devices::net::prefix::Prefix4;
 pub use file::{ConfigFile, FileError};
 pub use network::{NetworkConfig, NetworkOptions, Reservation, Route};
 pub use options::{OptionError, Options};
-pub use parts::{ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, NetConfig, Wire};
+pub use parts::{
+    ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, ModuleConfig, NetConfig, Wire,
+};
 
 use crate::size::Size;
 
@@ -40,6 +42,8 @@ pub struct VmConfig {
     pub kernel: PathBuf,
     /// The initial ramdisk.
     pub initrd: Option<PathBuf>,
+    /// Modules, in the order in which the kernel finds them.
+    pub modules: Vec<ModuleConfig>,
     /// The kernel's command line.
     pub cmdline: String,
     /// The number of vCPUs.
@@ -108,6 +112,7 @@ impl VmConfig {
         let config = Self {
             kernel: file.kernel.ok_or(ConfigError::NoKernel)?,
             initrd: file.initrd,
+            modules: file.module.unwrap_or_default(),
             cmdline: file.cmdline.unwrap_or_else(|| "console=ttyS0".into()),
             cpus: file.cpus.unwrap_or(1),
             memory: file.memory.unwrap_or_default(),

@@ -186,6 +186,48 @@ impl From<DiskTable> for DiskConfig {
 
 string_or_table!(DiskConfig from DiskTable, "a string such as \"path=disk.img\", or a table");
 
+/// A file that the kernel finds in memory besides itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Its command line.
+    pub cmdline: String,
+}
+
+impl FromStr for ModuleConfig {
+    type Err = OptionError;
+
+    /// Reads `FILE[,CMDLINE]`; all after the first comma is the command line.
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (path, cmdline) = text.split_once(',').unwrap_or((text, ""));
+        if path.is_empty() {
+            return Err(OptionError::Missing("path"));
+        }
+        Ok(Self {
+            path: path.into(),
+            cmdline: cmdline.into(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModuleTable {
+    path: PathBuf,
+    #[serde(default)]
+    cmdline: String,
+}
+
+impl From<ModuleTable> for ModuleConfig {
+    fn from(table: ModuleTable) -> Self {
+        let ModuleTable { path, cmdline } = table;
+        Self { path, cmdline }
+    }
+}
+
+string_or_table!(ModuleConfig from ModuleTable, "a string such as \"vmlinuz,quiet\", or a table");
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConfig {

@@ -20,6 +20,7 @@ fn a_file_says_all_that_flags_can() {
         version = 1
         kernel = "vmlinuz"
         initrd = "initrd.img"
+        module = ["vmlinuz,console=hvc0 a,b", { path = "ramdisk", cmdline = "x" }]
         cmdline = "console=hvc0"
         cpus = 2
         memory = { size = "1G", shared = true, hugepages = "2M", prefault = true }
@@ -51,6 +52,17 @@ fn a_file_says_all_that_flags_can() {
         }
     );
     assert_eq!(config.nested, Request::On);
+    let module = |path: &str, cmdline: &str| ModuleConfig {
+        path: path.into(),
+        cmdline: cmdline.into(),
+    };
+    assert_eq!(
+        config.modules,
+        [
+            module("vmlinuz", "console=hvc0 a,b"),
+            module("ramdisk", "x")
+        ]
+    );
     assert_eq!(
         config.disks,
         [DiskConfig {
@@ -84,9 +96,12 @@ fn flags_win_and_lists_are_replaced() {
 fn paths_in_a_file_start_at_its_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("machine.toml");
-    std::fs::write(&path, "kernel = \"vmlinuz\"\ndisk = [\"/abs.img\"]").expect("written");
+    let text = "kernel = \"vmlinuz\"\ndisk = [\"/abs.img\"]\nmodule = [\"a,b\"]";
+    std::fs::write(&path, text).expect("written");
     let file = ConfigFile::read(&path).expect("valid");
     assert_eq!(file.kernel, Some(folder.path().join("vmlinuz")));
+    let module = &file.module.expect("given")[0];
+    assert_eq!(module.path, folder.path().join("a"));
     assert_eq!(file.disk.expect("given")[0].path, Path::new("/abs.img"));
 }
 
@@ -108,6 +123,10 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
         (
             "memory = { shared = true }",
             "machine.toml:1: missing field `size`",
+        ),
+        (
+            "module = [\",quiet\"]",
+            "machine.toml:1: `path=` is missing",
         ),
         (
             "disk = [{ path = \"x\", ro = true }]",

@@ -1,12 +1,13 @@
 use proptest::prelude::*;
 
-use super::super::synthetic::{Program, add_pvh_note, elf, memory, pattern, put, read};
+use super::super::load_kernel;
+use super::super::synthetic::{Program, add_pvh_note, elf, elf32, memory, pattern, put, read};
 use super::*;
 
 const MIB: u64 = 1 << 20;
 
 fn load_elf(file: &[u8]) -> Result<LoadedKernel, Error> {
-    load(&memory(16 << 20), file)
+    load_kernel(&memory(16 << 20), file)
 }
 
 #[test]
@@ -17,7 +18,7 @@ fn segments_land_at_their_physical_addresses() {
     ];
     let file = elf(2 * MIB + 16, &programs, 0x3000);
     let mem = memory(16 << 20);
-    let kernel = load(&mem, &file).unwrap();
+    let kernel = load_kernel(&mem, &file).unwrap();
     assert_eq!(kernel.entry.0, 2 * MIB + 16);
     assert_eq!(kernel.protocol, Protocol::Linux64);
     assert_eq!(kernel.end.0, 3 * MIB + 0x2000);
@@ -48,6 +49,22 @@ fn pvh_is_preferred_where_its_note_is() {
         load_elf(&file),
         Err(Error::EntryOutside { entry: 0x30_0000 })
     ));
+}
+
+#[test]
+fn a_32_bit_elf_is_entered_by_pvh_alone() {
+    let mem = memory(16 << 20);
+    let kernel = load_kernel(&mem, &elf32(0x20_0000, &[7; 0x180], Some(0x20_0040))).unwrap();
+    assert_eq!(kernel.protocol, Protocol::Pvh);
+    assert_eq!((kernel.entry.0, kernel.end.0), (0x20_0040, 0x20_0180));
+    assert_eq!(read(&mem, 0x20_017f, 2), [7, 0]);
+    let error = load_elf(&elf32(0x20_0000, &[7; 16], None)).unwrap_err();
+    assert!(matches!(error, Error::NoEntry), "{error}");
+    let truncated = elf32(0x20_0000, &[7; 16], None);
+    for len in 4..truncated.len() {
+        let error = load_elf(&truncated[..len]).unwrap_err();
+        assert!(matches!(error, Error::Truncated { .. }), "{len}: {error}");
+    }
 }
 
 #[test]
@@ -83,8 +100,13 @@ fn wrong_headers_are_named() {
     for (at, value, message) in [
         (
             4,
+            3,
+            "ELF class is 3, a kernel for this machine has 1 (32-bit) or 2 (64-bit)",
+        ),
+        (
+            4,
             1,
-            "ELF class is 1, a kernel for this machine has 2 (64-bit)",
+            "ELF machine is 62, a kernel for this machine has 3 (80386)",
         ),
         (
             5,
@@ -154,8 +176,8 @@ fn impossible_segments_are_refused_with_their_values() {
         ),
         (
             vec![load(0x1000, 0x8000, 16, 16)],
-            "the kernel needs RAM at 0x8000..0x8010, the machine has \
-             0x100000..0x1000000; give it more memory",
+            "the kernel occupies 0x8000..0x8010, below 1 MiB, where the machine keeps \
+             its own tables; link it at 1 MiB or higher",
         ),
         (
             vec![load(0x1000, 3 * MIB, 16, 16)],
@@ -214,6 +236,7 @@ fn arrangements() -> impl Strategy<Value = (Vec<Segment>, usize)> {
                 Segment {
                     file: from..from + len,
                     memory: start..next,
+                    linked: start,
                 }
             })
             .collect();
@@ -225,7 +248,7 @@ proptest! {
     #[test]
     fn segments_are_arranged_whatever_overlaps((segments, file_start) in arrangements()) {
         let file = pattern(5, 260);
-        let elf = Elf { entry: 0, pvh_entry: None, segments };
+        let elf = Elf { wide: true, entry: 0, pvh_entry: None, segments };
         let mut area = vec![0; 1400];
         put(&mut area, file_start, &file);
         elf.arrange(&mut area, 0, file_start..file_start + file.len());
@@ -241,8 +264,10 @@ fn segments_that_wait_for_each_other_are_swapped() {
     let swap = |from: Range<usize>, to: u64| Segment {
         memory: to..to + len_u64(from.len()),
         file: from,
+        linked: to,
     };
     let elf = Elf {
+        wide: true,
         entry: 0,
         pvh_entry: None,
         segments: vec![swap(32..64, 0), swap(0..32, 32)],

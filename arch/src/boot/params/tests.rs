@@ -22,6 +22,7 @@ fn params(cmdline: &str, initrd: Option<Range<u64>>) -> BootParams<'_> {
     BootParams {
         cmdline,
         initrd,
+        modules: &[],
         rsdp: RSDP,
     }
 }
@@ -105,6 +106,37 @@ fn start_info_holds_what_pvh_says() {
     let map = read(&mem, qword(&info, 40), 6 * 24);
     assert_eq!((qword(&map, 8), dword(&map, 16)), (0xa_0000, 1));
     assert_eq!((qword(&map, 72), qword(&map, 80)), (0x10_0000, 15 << 20));
+}
+
+#[test]
+fn modules_follow_the_initrd_in_the_start_info() {
+    let mem = memory(16 << 20);
+    let modules = [
+        Module {
+            range: 0x80_0000..0x80_0003,
+            cmdline: "one".into(),
+        },
+        Module {
+            range: 0x90_0000..0x90_0001,
+            cmdline: String::new(),
+        },
+    ];
+    let params = BootParams {
+        modules: &modules,
+        ..params("", Some(0xc0_0000..0xc0_1234))
+    };
+    write_boot_data(&mem, &kernel(Protocol::Pvh), &params).unwrap();
+    let info = read(&mem, 0x6000, 56);
+    assert_eq!(dword(&info, 12), 3);
+    let list = read(&mem, qword(&info, 16), 3 * 32);
+    let entry = |number: usize| {
+        let at = number * 32;
+        [0, 8, 16].map(|field| qword(&list, at + field))
+    };
+    assert_eq!(entry(0), [0xc0_0000, 0x1234, 0]);
+    assert_eq!(entry(1)[..2], [0x80_0000, 3]);
+    assert_eq!(read(&mem, entry(1)[2], 4), b"one\0");
+    assert_eq!(entry(2), [0x90_0000, 1, 0]);
 }
 
 #[test]

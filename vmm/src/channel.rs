@@ -84,6 +84,9 @@ pub enum What {
         /// What the order calls it, where it gives it a name.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         name: String,
+        /// Its kernel, where its system is another than nestling's image.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        kernel: String,
     },
     /// A workload starts.
     Runs {
@@ -298,10 +301,12 @@ impl What {
                     .map(|(name, value)| (printable(&name, 64), printable(&value, 64)))
                     .collect();
             }
-            Self::Progress { text }
-            | Self::Starts { name: text }
-            | Self::Runs { workload: text } => {
+            Self::Progress { text } | Self::Runs { workload: text } => {
                 *text = printable(text, 256);
+            }
+            Self::Starts { name, kernel } => {
+                *name = printable(name, 256);
+                *kernel = printable(kernel, 256);
             }
             Self::Console { line } => *line = printable(line, MAX_TEXT),
             Self::Workload(result) => {

@@ -122,6 +122,9 @@ pub enum Step {
     Workload(Workload),
     /// Boot the next level and see it through.
     Nest(Nest),
+    /// Boot a machine of the next level that runs another system, and see it
+    /// through.
+    Run(Run),
 }
 
 /// Work in a level, or a fault provoked there.
@@ -233,6 +236,27 @@ pub struct Nest {
     pub order: Box<Order>,
 }
 
+/// A machine of the next level with another system than nestling's image. It has
+/// no channel: its console and its end are all that it tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// What its events and its result call it.
+    pub name: String,
+    /// Its kernel, a file of the level that boots it.
+    pub kernel: String,
+    /// Its initial ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<String>,
+    /// Its kernel's modules, each a value of `--module`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
+    /// The machine.
+    pub machine: Machine,
+    /// How long it may take from its start to its end, in seconds.
+    pub total_s: u32,
+}
+
 /// A machine, in the terms of `nestling run`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -332,6 +356,13 @@ impl Order {
         for step in &self.steps {
             match step {
                 Step::Nest(nest) => nest.order.check(expected + 1)?,
+                Step::Run(_) if self.level == MAX_LEVEL => {
+                    return Err(Error::Level {
+                        found: self.level + 1,
+                        expected: self.level + 1,
+                    });
+                }
+                Step::Run(_) => {}
                 Step::Workload(Workload::Program { argv, .. }) if argv.is_empty() => {
                     return Err(Error::NoProgram { level: self.level });
                 }
@@ -424,6 +455,31 @@ mod tests {
                 seed
             }),
         ]
+    }
+
+    #[test]
+    fn another_system_is_a_step_with_a_kernel() {
+        let text = r#"{
+            "version": 1, "level": 0, "steps": [{
+                "step": "run", "name": "xen", "kernel": "/xen", "total_s": 600,
+                "modules": ["/nestling/kernel,console=hvc0"],
+                "machine": {
+                    "cpus": 1, "memory_mib": 1024, "nested": "on", "cmdline": "com1"
+                }
+            }]
+        }"#;
+        let order = Order::parse(text.as_bytes()).unwrap();
+        let [Step::Run(run)] = &order.steps[..] else {
+            panic!("{order:?}")
+        };
+        assert_eq!((run.kernel.as_str(), run.initrd.as_ref()), ("/xen", None));
+        assert_eq!(run.modules, ["/nestling/kernel,console=hvc0"]);
+        let again = serde_json::to_vec(&order).unwrap();
+        assert_eq!(Order::parse(&again).unwrap(), order);
+        // The level above the highest has no machine either.
+        let high = text.replace("\"level\": 0", "\"level\": 7");
+        let error = Order::parse(high.as_bytes()).unwrap_err();
+        assert!(matches!(error, Error::Level { found: 8, .. }), "{error}");
     }
 
     proptest! {

@@ -347,9 +347,11 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
     machine::spawn_monitor(&MonitorSpec {
         program: &program,
         kernel: &image.kernel,
-        initrd: &initrd,
+        initrd: Some(&initrd),
+        modules: &[],
         machine: &plan.machine,
         raw_console: plan.raw_console,
+        channel: true,
         kernel_cache: true,
     })
     .map_err(Failure::failed)

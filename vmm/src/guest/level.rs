@@ -17,7 +17,8 @@ use crate::nest::fetcher::Fetcher;
 use crate::nest::machine::{self, MonitorSpec};
 use crate::nest::process;
 use crate::nest::supervise::supervise;
-use crate::order::{self, Nest, Order, Step, Workload};
+use crate::nest::watch::Watch;
+use crate::order::{self, Nest, Order, Run, Step, Workload};
 use crate::signals::Signals;
 
 /// The image's kernel, which boots the next level as well.
@@ -88,7 +89,18 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
             Step::Workload(work) => {
                 run_workload(work, order.level, &network, reporter, &stop);
             }
-            Step::Nest(nest) => run_nest(nest, &mut initrd, reporter, &stop),
+            Step::Nest(nest) => {
+                let (level, name) = (nest.order.level, &nest.name);
+                start(level, name, "", reporter, |reporter| {
+                    boot(nest, &mut initrd, reporter, &stop)
+                });
+            }
+            Step::Run(run) => {
+                let (level, name) = (order.level + 1, &run.name);
+                start(level, name, &run.kernel, reporter, |reporter| {
+                    boot_other(run, level, reporter, &stop)
+                });
+            }
         }
     }
     reporter.send(What::Done);
@@ -130,19 +142,27 @@ fn run_workload(
     reporter.send(What::Workload(result));
 }
 
-fn run_nest(nest: &Nest, initrd: &mut Initrd, reporter: &mut Reporter, stop: &Signals) {
-    let level = nest.order.level;
+/// Reports on the start of a machine of `level`, and on its end if it doesn't come
+/// to a start.
+fn start(
+    level: u8,
+    name: &str,
+    kernel: &str,
+    reporter: &mut Reporter,
+    boot: impl FnOnce(&mut Reporter) -> Result<(), Error>,
+) {
     reporter.send(What::Progress {
         text: format!("boots L{level}"),
     });
     reporter.forward(Event {
         level,
         what: What::Starts {
-            name: nest.name.clone(),
+            name: name.to_owned(),
+            kernel: kernel.to_owned(),
         },
     });
     let killed_before = facts::oom_kills();
-    if let Err(error) = boot(nest, initrd, reporter, stop) {
+    if let Err(error) = boot(reporter) {
         let fault = Fault {
             kind: FaultKind::NotStarted,
             detail: error.to_string(),
@@ -176,27 +196,43 @@ fn boot(
     let machine = machine::spawn_monitor(&MonitorSpec {
         program: Path::new("/proc/self/exe"),
         kernel: Path::new(KERNEL),
-        initrd: Path::new(INITRD),
+        initrd: Some(Path::new(INITRD)),
+        modules: &[],
         machine: &nest.machine,
         raw_console: nest.raw_console,
+        channel: true,
         // A level's files are its memory.
         kernel_cache: false,
     })?;
     let fetcher = nest.fetch.map(Fetcher::start);
-    let supervised = supervise(
-        machine,
-        nest.order.level,
-        nest.limits,
-        Some(stop),
-        None,
-        &mut |event| {
-            reporter.forward(event);
-        },
-    );
+    let watch = Watch::new(nest.order.level, nest.limits);
+    let supervised = supervise(machine, watch, Some(stop), None, &mut |event| {
+        reporter.forward(event);
+    });
     if let Some(fetcher) = fetcher {
         reporter.send(What::Workload(fetcher.finish()));
     }
     supervised?;
+    Ok(())
+}
+
+/// Boots a machine with another system than the image.
+fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> Result<(), Error> {
+    machine::create_disks(&run.machine.disks)?;
+    let machine = machine::spawn_monitor(&MonitorSpec {
+        program: Path::new("/proc/self/exe"),
+        kernel: Path::new(&run.kernel),
+        initrd: run.initrd.as_deref().map(Path::new),
+        modules: &run.modules,
+        machine: &run.machine,
+        raw_console: false,
+        channel: false,
+        kernel_cache: false,
+    })?;
+    let watch = Watch::other(level, &run.name, run.total_s);
+    supervise(machine, watch, Some(stop), None, &mut |event| {
+        reporter.forward(event);
+    })?;
     Ok(())
 }
 

@@ -96,12 +96,16 @@ pub struct MonitorSpec<'a> {
     pub program: &'a Path,
     /// The kernel.
     pub kernel: &'a Path,
-    /// The initramfs with the level's order behind it.
-    pub initrd: &'a Path,
+    /// The initramfs, with the level's order behind it where it is nestling's.
+    pub initrd: Option<&'a Path>,
+    /// The kernel's modules, each a value of `--module`.
+    pub modules: &'a [String],
     /// The machine.
     pub machine: &'a order::Machine,
     /// The guest's console is this process's standard input and output.
     pub raw_console: bool,
+    /// The guest is nestling, which speaks through the channel.
+    pub channel: bool,
     /// Keep the kernel unpacked in this user's cache for the next nest.
     pub kernel_cache: bool,
 }
@@ -111,23 +115,31 @@ pub struct MonitorSpec<'a> {
 /// # Errors
 /// What the system says of the sockets, pipes or the start.
 pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
-    let (channel, channel_end) = UnixStream::pair()?;
+    let channel = spec.channel.then(UnixStream::pair).transpose()?;
     let (events, events_end) = io::pipe()?;
+    let mut inherited = vec![events_end.as_fd()];
     let machine = spec.machine;
     let mut command = Command::new(spec.program);
     command
         .arg("run")
         .arg("--kernel")
         .arg(spec.kernel)
-        .arg("--initrd")
-        .arg(spec.initrd)
         .args(["--cmdline", &machine.cmdline])
         .args(["--cpus", &machine.cpus.to_string()])
         .args(["--memory", &format!("{}M", machine.memory_mib)])
         .args(["--nested", &machine.nested])
-        .args(["--channel", &format!("fd={}", channel_end.as_raw_fd())])
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
         .arg("--no-reboot");
+    if let Some(initrd) = spec.initrd {
+        command.arg("--initrd").arg(initrd);
+    }
+    for module in spec.modules {
+        command.args(["--module", module]);
+    }
+    if let Some((_, end)) = &channel {
+        command.args(["--channel", &format!("fd={}", end.as_raw_fd())]);
+        inherited.push(end.as_fd());
+    }
     if !spec.kernel_cache {
         command.arg("--no-kernel-cache");
     }
@@ -148,11 +160,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
     command.stderr(Stdio::piped());
-    process::prepare(
-        &mut command,
-        &[channel_end.as_fd(), events_end.as_fd()],
-        !spec.raw_console,
-    );
+    process::prepare(&mut command, &inherited, !spec.raw_console);
     let mut child = command.spawn()?;
     let console = child.stdout.take().map(OwnedFd::from);
     let messages = child.stderr.take().map(OwnedFd::from);
@@ -160,7 +168,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         child,
         group: !spec.raw_console,
         console,
-        channel: Some(channel.into()),
+        channel: channel.map(|(channel, _)| channel.into()),
         events: Some(events.into()),
         messages,
         power_button: true,

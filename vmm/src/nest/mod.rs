@@ -31,6 +31,7 @@ use relay::Relay;
 use report::Report;
 use screen::Screen;
 use supervise::Observer;
+use watch::Watch;
 
 /// Sees a nest through whose lowest `machine` has just been started with the
 /// order of `nest`, and reports on every level. A signal in `stop` ends it. Where
@@ -66,11 +67,13 @@ pub fn run<W: Write>(
         level: first,
         what: What::Starts {
             name: nest.name.clone(),
+            kernel: String::new(),
         },
     });
     // An emulated L0 is the host of L1 itself.
     let fetcher = nest.fetch.map(Fetcher::start);
-    let supervised = supervise::supervise(machine, first, nest.limits, stop, relay, &mut observer);
+    let watch = Watch::new(first, nest.limits);
+    let supervised = supervise::supervise(machine, watch, stop, relay, &mut observer);
     if let Some(fetcher) = fetcher {
         observer.event(Event {
             level: first.saturating_sub(1),
@@ -87,6 +90,7 @@ pub fn run<W: Write>(
 fn depth(nest: &Nest) -> u8 {
     let deeper = nest.order.steps.iter().filter_map(|step| match step {
         Step::Nest(next) => Some(depth(next)),
+        Step::Run(_) => Some(nest.order.level + 1),
         Step::Workload(_) => None,
     });
     deeper.max().unwrap_or(nest.order.level)

@@ -65,6 +65,8 @@ pub struct Level {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     reached: bool,
+    /// Its system is another than nestling's, and tells nothing of itself.
+    other: bool,
     runs: usize,
     done: bool,
     fault: Option<Fault>,
@@ -109,6 +111,7 @@ impl Report {
         host.state = State {
             runs: 0,
             reached: true,
+            other: false,
             done: true,
             fault: None,
             ended: Some(How::PowerOff),
@@ -128,6 +131,7 @@ impl Report {
         };
         level.state.reached = true;
         match &event.what {
+            What::Starts { kernel, .. } => level.state.other = !kernel.is_empty(),
             What::Booted(facts) => {
                 level.boot(facts.clone());
                 level.boot_ns = level.boot_ns.filter(|_| !emulated);
@@ -184,7 +188,7 @@ impl Level {
                 _,
             ) => (fault.kind.name().to_owned(), fault.detail.clone()),
             (State { reached: false, .. }, _) => plain("not-reached"),
-            _ if !self.booted => plain("not-booted"),
+            (State { other: false, .. }, _) if !self.booted => plain("not-booted"),
             (_, Some(work)) => (
                 "failed".to_owned(),
                 format!("{}: {}", work.name, work.output),
@@ -281,6 +285,22 @@ pub(crate) mod tests {
             results(&events[..7]).1,
             ["ok", "not-reached", "not-reached"]
         );
+    }
+
+    #[test]
+    fn another_system_is_ok_without_a_word_of_its_own() {
+        let starts = What::Starts {
+            name: "xen".into(),
+            kernel: "/boot/xen".into(),
+        };
+        let mut events: Vec<_> = (0..=1).flat_map(good).collect();
+        events.extend(
+            [starts, What::Done, What::Ended { how: How::PowerOff }]
+                .map(|what| Event { level: 2, what }),
+        );
+        assert_eq!(results(&events), (true, vec!["ok".into(); 3]));
+        events.remove(events.len() - 2);
+        assert_eq!(results(&events).1[2], "not-done");
     }
 
     #[test]

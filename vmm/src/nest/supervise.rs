@@ -14,7 +14,6 @@ use super::watch::{Verdict, Watch};
 use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
 use crate::console::keyboard::Request;
 use crate::console::streams;
-use crate::order::Limits;
 use crate::signals::Signals;
 
 /// How long a guest whose power button was pressed may take to power off.
@@ -118,7 +117,7 @@ struct Supervision<'a> {
     observer: &'a mut dyn Observer,
 }
 
-/// Sees `machine`, the one of `level`, through to its end. What happens is handed
+/// Sees `machine`, the one that `watch` judges, through to its end. What happens is handed
 /// to `observer` as it happens; the last event of the level is [`What::Ended`].
 ///
 /// A signal in `stop` presses the guest's power button, and kills the machine if
@@ -131,8 +130,7 @@ struct Supervision<'a> {
 /// What the system says when it can't be waited. The machine has been killed.
 pub fn supervise(
     mut machine: Machine,
-    level: u8,
-    limits: Limits,
+    watch: Watch,
     stop: Option<&Signals>,
     relay: Option<Relay>,
     observer: &mut dyn Observer,
@@ -148,8 +146,8 @@ pub fn supervise(
         streams.extend(Stream::open(source, fd)?);
     }
     let mut supervision = Supervision {
-        level,
-        watch: Watch::new(level, limits),
+        level: watch.level(),
+        watch,
         start: Instant::now(),
         last_message: String::new(),
         malformed: 0,
@@ -293,6 +291,19 @@ impl Supervision<'_> {
             observer.event(Event {
                 level,
                 what: What::Fault(fault.clone()),
+            });
+        }
+        if let Some(result) = &verdict.result {
+            observer.event(Event {
+                level,
+                what: What::Workload(result.clone()),
+            });
+        }
+        // A system that can't say so itself has done what it was started for.
+        if verdict.result.is_some() && verdict.fault.is_none() {
+            observer.event(Event {
+                level,
+                what: What::Done,
             });
         }
         observer.event(Event {

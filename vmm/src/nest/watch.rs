@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::channel::{Event, Fault, FaultKind, How, MAX_COUNTS, MonitorEvent, What, printable};
+use crate::channel::{
+    Event, Fault, FaultKind, How, MAX_COUNTS, MAX_TEXT, MonitorEvent, What, WorkloadResult,
+    printable,
+};
 use crate::order::Limits;
 
 /// The most events per second taken from below.
@@ -41,6 +44,15 @@ pub struct Watch {
     fault: Option<Fault>,
     stopping: bool,
     bucket: Bucket,
+    other: Option<Other>,
+}
+
+/// Another system than nestling, of which only its console and its end tell.
+#[derive(Debug)]
+struct Other {
+    name: String,
+    /// The start of what its console said.
+    output: String,
 }
 
 /// What became of a machine.
@@ -50,6 +62,8 @@ pub struct Verdict {
     pub how: How,
     /// What went wrong with the level, if something did.
     pub fault: Option<Fault>,
+    /// What came of a system that can't report its result itself.
+    pub result: Option<WorkloadResult>,
 }
 
 impl Watch {
@@ -73,14 +87,45 @@ impl Watch {
                 at: Duration::ZERO,
                 dropped: 0,
             },
+            other: None,
         }
+    }
+
+    /// A watch over a machine of `level` with another system, which the order
+    /// calls `name`: it has only its end to reach within `total_s` seconds.
+    #[must_use]
+    pub fn other(level: u8, name: &str, total_s: u32) -> Self {
+        let limits = Limits {
+            boot_s: total_s,
+            silence_s: total_s,
+            total_s,
+        };
+        Self {
+            other: Some(Other {
+                name: name.to_owned(),
+                output: String::new(),
+            }),
+            ..Self::new(level, limits)
+        }
+    }
+
+    /// The level of the machine.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        self.level
     }
 
     /// A line of the console. Answers the event that reports it, if the rate allows.
     pub fn console(&mut self, line: &[u8], now: Duration) -> Option<Event> {
-        let line = printable(&String::from_utf8_lossy(line), crate::channel::MAX_TEXT);
+        let line = printable(&String::from_utf8_lossy(line), MAX_TEXT);
         if let Some((_, text)) = line.split_once(PANIC_TEXT) {
             self.panic_text.get_or_insert_with(|| text.to_owned());
+        }
+        if let Some(Other { output, .. }) = &mut self.other
+            && output.len() + line.len() < MAX_TEXT
+        {
+            output.push_str(&line);
+            output.push('\n');
         }
         let what = What::Console { line };
         self.bucket.take(now, RESERVE).then_some(Event {
@@ -223,6 +268,10 @@ impl Watch {
                 .unwrap_or_default()
                 .to_owned()
         };
+        let did_its_work = match self.other {
+            Some(_) => how == How::PowerOff,
+            None => self.done.is_some() && !matches!(how, How::Killed | How::Error),
+        };
         let fault = if self.panicked || (self.panic_text.is_some() && how != How::PowerOff) {
             let text = self.panic_text.unwrap_or_default();
             let memory = text.contains("Out of memory") || text.contains("deadlocked on memory");
@@ -246,7 +295,7 @@ impl Watch {
                 FaultKind::TripleFault
             };
             Some(Fault { kind, detail })
-        } else if self.done.is_some() && !matches!(how, How::Killed | How::Error) {
+        } else if did_its_work {
             None
         } else if how == How::Exited && self.up && status.success() {
             // An emulator told to end at a reset ends as if all were well.
@@ -270,7 +319,13 @@ impl Watch {
                 detail: said(&status.to_string()),
             })
         };
-        Verdict { how, fault }
+        let result = self.other.map(|other| WorkloadResult {
+            name: other.name,
+            ok: fault.is_none(),
+            status: status.code(),
+            output: other.output,
+        });
+        Verdict { how, fault, result }
     }
 }
 

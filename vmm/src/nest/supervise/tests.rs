@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::channel::{FaultKind, How};
+use crate::order::Limits;
 
 const LIMITS: Limits = Limits {
     boot_s: 60,
@@ -47,7 +48,8 @@ fn machine(script: &str) -> Machine {
 fn watch_over(script: &str, limits: Limits) -> (Verdict, Vec<Event>) {
     let mut seen = Vec::new();
     let mut observer = |event: Event| seen.push(event);
-    let verdict = supervise(machine(script), 1, limits, None, None, &mut observer).unwrap();
+    let watch = Watch::new(1, limits);
+    let verdict = supervise(machine(script), watch, None, None, &mut observer).unwrap();
     (verdict, seen)
 }
 
@@ -71,7 +73,8 @@ fn a_good_life_is_reported_in_full() {
         verdict,
         Verdict {
             how: How::PowerOff,
-            fault: None
+            fault: None,
+            result: None,
         }
     );
     let at = |level, what| Event { level, what };
@@ -192,7 +195,8 @@ fn a_stop_presses_the_power_button() {
         }
         seen.push(event);
     };
-    let verdict = supervise(machine(script), 1, LIMITS, Some(&stop), None, &mut observer).unwrap();
+    let watch = Watch::new(1, LIMITS);
+    let verdict = supervise(machine(script), watch, Some(&stop), None, &mut observer).unwrap();
     assert_eq!(verdict.how, How::PowerOff);
     assert_eq!(verdict.fault.unwrap().kind, FaultKind::Stopped);
     assert_eq!(stop.take(), Some(libc::SIGUSR1.cast_unsigned()));
@@ -210,7 +214,8 @@ fn a_person_at_the_console_talks_to_the_guest_and_can_leave() {
     let mut seen = Vec::new();
     io::Write::write_all(&mut &console_end, b"prompt\n").unwrap();
     let mut observer = |event: Event| seen.push(event);
-    let verdict = supervise(machine, 1, LIMITS, None, Some(relay), &mut observer).unwrap();
+    let watch = Watch::new(1, LIMITS);
+    let verdict = supervise(machine, watch, None, Some(relay), &mut observer).unwrap();
     assert_eq!(verdict.fault.unwrap().kind, FaultKind::Stopped);
     let mut text = String::new();
     shown.read_to_string(&mut text).unwrap();

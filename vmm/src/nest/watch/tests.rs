@@ -22,6 +22,44 @@ fn own(what: What) -> Event {
     Event { level: 2, what }
 }
 
+#[test]
+fn another_system_is_judged_by_its_end_alone() {
+    let other = || Signs(Watch::other(2, "xen", 300));
+    let result = |signs: Signs| {
+        let status = ExitStatus::from_raw(0);
+        let Verdict { fault, result, .. } = signs.0.verdict(status, "");
+        (fault.map(|fault| fault.kind), result.expect("a result"))
+    };
+    let signs = other().started().console("one").console("two");
+    let (fault, good) = result(signs.ended(How::PowerOff));
+    assert_eq!((fault, good.ok, good.status), (None, true, Some(0)));
+    assert_eq!((&*good.name, &*good.output), ("xen", "one\ntwo\n"));
+    for (how, kind) in [
+        (How::Reset, FaultKind::Reset),
+        (How::TripleFault, FaultKind::TripleFault),
+        (How::Error, FaultKind::MonitorDied),
+    ] {
+        let (fault, result) = result(other().started().ended(how));
+        assert_eq!((fault, result.ok), (Some(kind), false));
+    }
+    let mut watch = other().started().0;
+    assert!(!watch.overdue(at(299)));
+    assert_eq!(watch.deadline(), at(300));
+    assert!(watch.overdue(at(300)));
+    let (fault, late) = result(Signs(watch));
+    assert_eq!((fault, late.ok), (Some(FaultKind::Timeout), false));
+}
+
+#[test]
+fn of_another_systems_console_the_start_is_kept() {
+    let mut signs = Signs(Watch::other(2, "loud", 300));
+    for _ in 0..1000 {
+        signs = signs.console("a line of the console");
+    }
+    let result = signs.0.verdict(failure(), "").result.expect("a result");
+    assert!((MAX_TEXT - 30..=MAX_TEXT).contains(&result.output.len()));
+}
+
 /// A watch over L2 that has shown these signs.
 struct Signs(Watch);
 
@@ -58,7 +96,7 @@ impl Signs {
     }
 
     fn verdict(self) -> (How, Option<(FaultKind, String)>) {
-        let Verdict { how, fault } = self.0.verdict(failure(), "error: no room");
+        let Verdict { how, fault, .. } = self.0.verdict(failure(), "error: no room");
         (how, fault.map(|fault| (fault.kind, fault.detail)))
     }
 
@@ -220,6 +258,7 @@ fn a_guest_cannot_report_what_its_monitor_must() {
     for what in [
         What::Starts {
             name: "forged".into(),
+            kernel: String::new(),
         },
         What::Ended { how: How::PowerOff },
         What::Exits {

@@ -8,6 +8,10 @@ use crate::binary;
 #[derive(Debug, Clone)]
 pub struct Machine(Value);
 
+/// A machine with another system than the image: what an order's `run` step boots.
+#[derive(Debug, Clone)]
+pub struct System(Value);
+
 /// The machines of a chain as nestling itself plans them, without work to do.
 #[derive(Debug)]
 pub struct Template(Vec<Machine>);
@@ -116,6 +120,12 @@ impl Machine {
         self.step(step)
     }
 
+    /// Then boots this system, loading KVM for it.
+    #[must_use]
+    pub fn boots_system(self, system: System) -> Self {
+        self.with_kvm().step(system.0)
+    }
+
     /// Loads KVM where the processor shows what it takes.
     #[must_use]
     pub fn with_kvm(mut self) -> Self {
@@ -138,6 +148,36 @@ impl Machine {
     #[must_use]
     pub fn json(&self) -> &Value {
         &self.0
+    }
+}
+
+impl System {
+    /// `kernel`, a file of the level below, on `machine` and under its name, with so
+    /// many seconds from its start to its end.
+    #[must_use]
+    pub fn new(machine: Machine, kernel: &str, seconds: u32) -> Self {
+        let Machine(mut nest) = machine;
+        Self(json!({
+            "step": "run",
+            "name": nest["name"].take(),
+            "kernel": kernel,
+            "machine": nest["machine"].take(),
+            "total_s": seconds,
+        }))
+    }
+
+    /// With this command line instead of the plan's.
+    #[must_use]
+    pub fn cmdline(mut self, text: &str) -> Self {
+        self.0["machine"]["cmdline"] = json!(text);
+        self
+    }
+
+    /// With these modules, each a value of `--module`.
+    #[must_use]
+    pub fn modules(mut self, modules: &[&str]) -> Self {
+        self.0["modules"] = json!(modules);
+        self
     }
 }
 

@@ -8,7 +8,7 @@ use kvm_ioctls::{Cap, Kvm};
 use nestling_arch::acpi::{self, AcpiConfig};
 use nestling_arch::boot::{self, BootParams, LoadedKernel, Module};
 use nestling_arch::cpuid::{self, CpuidContext, Vendor};
-use nestling_arch::nested::{self, Exposure, HostFacts, Missing};
+use nestling_arch::nested::{self, Exposure, HostFacts, Obstacle, Request};
 use nestling_arch::{GuestMemory, layout, msr};
 use nestling_devices::bus;
 use nestling_devices::virtio::block;
@@ -37,8 +37,8 @@ use crate::vm::{Vm, VmError};
 pub enum BuildError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    #[error("--nested on: {0}")]
-    Nested(Missing),
+    #[error("--nested {request}: {source}")]
+    Nested { request: Request, source: Obstacle },
     #[error(transparent)]
     Mapping(#[from] MappingError),
     #[error(transparent)]
@@ -121,7 +121,11 @@ impl<'a> Prepared<'a> {
             });
         }
         let facts = facts::gather(&kvm)?;
-        let exposure = nested::resolve(config.nested, &facts).map_err(BuildError::Nested)?;
+        let exposure =
+            nested::resolve(&config.nested, &facts).map_err(|source| BuildError::Nested {
+                request: config.nested.clone(),
+                source,
+            })?;
         let kernel = if config.kernel_cache {
             kernels::find(&config.kernel)
         } else {
@@ -255,13 +259,13 @@ impl<'a> Prepared<'a> {
 
     fn create_vcpus(&self, vm: &Vm, kernel: &LoadedKernel) -> Result<Vec<Vcpu>, BuildError> {
         let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
-        let msrs = msr::boot_msrs(Vendor::of(&self.facts.supported), self.exposure);
+        let vendor = Vendor::of(&self.facts.supported);
         (0..self.config.cpus)
             .map(|index| {
                 let context = CpuidContext {
                     vcpu: index,
                     vcpus: self.config.cpus,
-                    exposure: self.exposure,
+                    exposure: self.exposure.clone(),
                     tsc_deadline,
                 };
                 let cpuid =
@@ -271,6 +275,8 @@ impl<'a> Prepared<'a> {
                             source,
                         }
                     })?;
+                let exposure = self.exposure.within(&cpuid);
+                let msrs = msr::boot_msrs(vendor, &exposure);
                 let vcpu = Vcpu::new(vm, index)?;
                 vcpu.set_cpuid(&cpuid)?;
                 vcpu.set_msrs(&msrs)?;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use nestling_arch::nested::Request;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -265,8 +266,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// The value of `--nested`.
-    pub nested: String,
+    /// What of VMX or SVM the guest is shown, as `--nested` takes it.
+    pub nested: Request,
     /// The kernel command line.
     pub cmdline: String,
     /// Disks in the order in which the guest sees them.
@@ -397,6 +398,7 @@ pub fn pattern(seed: u64, index: u64) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nestling_arch::nested::When;
     use proptest::prelude::*;
 
     fn leaf(level: u8) -> Order {
@@ -420,7 +422,7 @@ mod tests {
             machine: Machine {
                 cpus: 1,
                 memory_mib: 256,
-                nested: "on".into(),
+                nested: Request::plain(When::On),
                 cmdline: "console=ttyS0".into(),
                 disks: vec![],
                 nets: Vec::new(),

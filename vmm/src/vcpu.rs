@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::iter;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -44,6 +45,21 @@ pub enum VcpuError {
         index: u32,
         /// The value.
         value: u64,
+    },
+    /// KVM took a value of an MSR, and has another.
+    #[error(
+        "vCPU {vcpu}: KVM was given {value:#x} for MSR {index:#x} and has {}",
+        .kept.map_or("none".to_owned(), |kept| format!("{kept:#x}"))
+    )]
+    MsrChanged {
+        /// The vCPU's index.
+        vcpu: u32,
+        /// The register.
+        index: u32,
+        /// The value written.
+        value: u64,
+        /// The value read back, if any.
+        kept: Option<u64>,
     },
     /// The vCPU's CPUID can't be told to KVM.
     #[error("vCPU {vcpu}: {source}")]
@@ -116,7 +132,8 @@ impl Vcpu {
         self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))
     }
 
-    /// Writes MSRs, all of them or an error that names the one refused.
+    /// Writes MSRs in this order, all of them or an error that names the one
+    /// refused, and reads them back.
     pub fn set_msrs(&self, msrs: &[(u32, u64)]) -> Result<(), VcpuError> {
         let entries: Vec<kvm_msr_entry> = msrs
             .iter()
@@ -126,13 +143,28 @@ impl Vcpu {
                 ..Default::default()
             })
             .collect();
-        let list = Msrs::from_entries(&entries).expect("a boot list is far below KVM's limit");
+        let mut list = Msrs::from_entries(&entries).expect("a boot list is far below KVM's limit");
         let written = self.kvm("KVM_SET_MSRS", self.fd.set_msrs(&list))?;
-        match msrs.get(written) {
-            Some(&(index, value)) => Err(VcpuError::Msr {
+        if let Some(&(index, value)) = msrs.get(written) {
+            return Err(VcpuError::Msr {
                 vcpu: self.index,
                 index,
                 value,
+            });
+        }
+        let read = self.kvm("KVM_GET_MSRS", self.fd.get_msrs(&mut list))?;
+        let kept = list.as_slice().iter().take(read).map(|entry| entry.data);
+        let kept = kept.map(Some).chain(iter::repeat(None));
+        match msrs
+            .iter()
+            .zip(kept)
+            .find(|((_, value), kept)| Some(*value) != *kept)
+        {
+            Some((&(index, value), kept)) => Err(VcpuError::MsrChanged {
+                vcpu: self.index,
+                index,
+                value,
+                kept,
             }),
             None => Ok(()),
         }

@@ -64,7 +64,7 @@ impl Dump {
                     contexts.push(CpuidContext {
                         vcpu,
                         vcpus,
-                        exposure,
+                        exposure: exposure.clone(),
                         tsc_deadline: true,
                     });
                 }

@@ -101,23 +101,69 @@ pub const MONITOR: Feature = Feature::plain("MONITOR", 0x1, Ecx, 3);
 pub const VMX: Feature = Feature::plain("VMX", 0x1, Ecx, 5);
 /// IA32_PERF_CAPABILITIES exists.
 pub const PDCM: Feature = Feature::plain("PDCM", 0x1, Ecx, 15);
+/// Process-context identifiers.
+pub const PCID: Feature = Feature::plain("PCID", 0x1, Ecx, 17);
+/// Safer mode extensions.
+pub const SMX: Feature = Feature::plain("SMX", 0x1, Ecx, 6);
 /// x2APIC mode (SDM vol. 3A, 11.12).
 pub const X2APIC: Feature = Feature::plain("x2APIC", 0x1, Ecx, 21);
 /// The local APIC's timer takes a TSC deadline (SDM vol. 3A, 11.5.4.1).
 pub const TSC_DEADLINE: Feature = Feature::plain("TSC-Deadline", 0x1, Ecx, 24);
+/// XSAVE and its like.
+pub const XSAVE: Feature = Feature::plain("XSAVE", 0x1, Ecx, 26);
 /// CR4.OSXSAVE, mirrored.
 pub const OSXSAVE: Feature = Feature::plain("OSXSAVE", 0x1, Ecx, 27);
+/// RDRAND.
+pub const RDRAND: Feature = Feature::plain("RDRAND", 0x1, Ecx, 30);
 /// A hypervisor is present: always 0 on a processor (APM vol. 3, appendix E).
 pub const HYPERVISOR: Feature = Feature::plain("HYPERVISOR", 0x1, Ecx, 31);
+/// Virtual-8086 mode extensions.
+pub const VME: Feature = Feature::plain("VME", 0x1, Edx, 1);
+/// Debugging extensions.
+pub const DE: Feature = Feature::plain("DE", 0x1, Edx, 2);
+/// Pages of 4 MiB.
+pub const PSE: Feature = Feature::plain("PSE", 0x1, Edx, 3);
+/// The time stamp counter.
+pub const TSC: Feature = Feature::plain("TSC", 0x1, Edx, 4);
+/// Physical address extension.
+pub const PAE: Feature = Feature::plain("PAE", 0x1, Edx, 6);
+/// The machine check exception.
+pub const MCE: Feature = Feature::plain("MCE", 0x1, Edx, 7);
+/// Global pages.
+pub const PGE: Feature = Feature::plain("PGE", 0x1, Edx, 13);
 /// Debug store.
 pub const DS: Feature = Feature::plain("DS", 0x1, Edx, 21);
+/// FXSAVE and FXRSTOR.
+pub const FXSR: Feature = Feature::plain("FXSR", 0x1, Edx, 24);
+/// Streaming SIMD extensions.
+pub const SSE: Feature = Feature::plain("SSE", 0x1, Edx, 25);
 /// The package has more than one logical processor.
 pub const HTT: Feature = Feature::plain("HTT", 0x1, Edx, 28);
 
+/// RDFSBASE and its like.
+pub const FSGSBASE: Feature = Feature::indexed("FSGSBASE", 0x7, 0, Ebx, 0);
 /// Software guard extensions.
 pub const SGX: Feature = Feature::indexed("SGX", 0x7, 0, Ebx, 2);
+/// Supervisor-mode execution prevention.
+pub const SMEP: Feature = Feature::indexed("SMEP", 0x7, 0, Ebx, 7);
+/// INVPCID.
+pub const INVPCID: Feature = Feature::indexed("INVPCID", 0x7, 0, Ebx, 10);
+/// RDSEED.
+pub const RDSEED: Feature = Feature::indexed("RDSEED", 0x7, 0, Ebx, 18);
+/// Supervisor-mode access prevention.
+pub const SMAP: Feature = Feature::indexed("SMAP", 0x7, 0, Ebx, 20);
+/// User-mode instruction prevention.
+pub const UMIP: Feature = Feature::indexed("UMIP", 0x7, 0, Ecx, 2);
+/// Protection keys for user pages.
+pub const PKU: Feature = Feature::indexed("PKU", 0x7, 0, Ecx, 3);
 /// CR4.PKE, mirrored.
 pub const OSPKE: Feature = Feature::indexed("OSPKE", 0x7, 0, Ecx, 4);
+/// TPAUSE, UMONITOR and UMWAIT.
+pub const WAITPKG: Feature = Feature::indexed("WAITPKG", 0x7, 0, Ecx, 5);
+/// Linear addresses of 57 bits.
+pub const LA57: Feature = Feature::indexed("LA57", 0x7, 0, Ecx, 16);
+/// RDPID.
+pub const RDPID: Feature = Feature::indexed("RDPID", 0x7, 0, Ecx, 22);
 /// SGX launch configuration.
 pub const SGX_LC: Feature = Feature::indexed("SGX_LC", 0x7, 0, Ecx, 30);
 /// Architectural last branch records.
@@ -130,6 +176,10 @@ pub const AMX_TILE: Feature = Feature::indexed("AMX_TILE", 0x7, 0, Edx, 24);
 pub const AMX_INT8: Feature = Feature::indexed("AMX_INT8", 0x7, 0, Edx, 25);
 /// Tile arithmetic on half-precision floats.
 pub const AMX_FP16: Feature = Feature::indexed("AMX_FP16", 0x7, 1, Eax, 21);
+/// Linear address masking.
+pub const LAM: Feature = Feature::indexed("LAM", 0x7, 1, Eax, 26);
+/// XSAVES and XRSTORS.
+pub const XSAVES: Feature = Feature::indexed("XSAVES", 0xD, 1, Eax, 3);
 /// XSAVE manages the tile configuration (XCR0 bit 17).
 pub const XTILECFG: Feature = Feature::indexed("XTILECFG", 0xD, 0, Eax, 17);
 /// XSAVE manages the tile data (XCR0 bit 18).
@@ -149,6 +199,9 @@ pub const PERF_CTR_EXT_CORE: Feature = Feature::plain("PerfCtrExtCore", 0x8000_0
 pub const PERF_CTR_EXT_NB: Feature = Feature::plain("PerfCtrExtNB", 0x8000_0001, Ecx, 24);
 /// L3 performance counters.
 pub const PERF_CTR_EXT_LLC: Feature = Feature::plain("PerfCtrExtLLC", 0x8000_0001, Ecx, 28);
+
+/// RDTSCP.
+pub const RDTSCP: Feature = Feature::plain("RDTSCP", 0x8000_0001, Edx, 27);
 
 /// KVM tells an L1 hypervisor of a page that is not there yet by a nested VM
 /// exit (Documentation/virt/kvm/x86/cpuid.rst).

@@ -9,7 +9,7 @@
 
 use thiserror::Error;
 
-use crate::nested::Exposure;
+use crate::nested::{Exposure, SVM_LEAF, SvmCapabilities};
 
 mod counters;
 pub mod feature;
@@ -34,7 +34,7 @@ pub use topology::MAX_VCPUS;
 pub use vendor::Vendor;
 
 /// What the passes need to know of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidContext {
     /// Index of this vCPU, which is its APIC id.
     pub vcpu: u32,
@@ -126,6 +126,18 @@ pub enum Error {
     NotEmpty {
         /// The leaf.
         leaf: u32,
+    },
+    /// Verification: SVM is there with other features than it should be.
+    #[error(
+        "verification of the guest's CPUID: leaf {SVM_LEAF:#x} must have EBX {:#x} and EDX \
+         {:#010x}, not {:#x} and {:#010x}",
+        .expected.asids, .expected.features.bits(), .found.asids, .found.features.bits()
+    )]
+    WrongCapabilities {
+        /// What the guest is to find.
+        expected: SvmCapabilities,
+        /// What the leaf says.
+        found: SvmCapabilities,
     },
     /// Verification: a leaf names another vCPU.
     #[error(

@@ -4,32 +4,38 @@ use super::{Cpuid, CpuidContext, Error, feature::*};
 use crate::nested::{Exposure, Extension, SVM_LEAF};
 
 pub(super) fn apply(cpuid: &mut Cpuid, context: &CpuidContext) -> Result<(), Error> {
-    let shown = shown(context.exposure);
+    let shown = shown(&context.exposure);
     if let Some(feature) = shown.filter(|feature| !cpuid.has(*feature)) {
         return Err(Error::NotSupported { feature });
     }
-    for feature in hidden(context.exposure) {
+    for feature in hidden(&context.exposure) {
         cpuid.clear(*feature);
     }
-    if context.exposure != Exposure::Svm {
-        cpuid.remove_leaf(SVM_LEAF);
+    match &context.exposure {
+        Exposure::Svm(capabilities) => {
+            for (_, registers) in cpuid.leaf_mut(SVM_LEAF) {
+                registers.ebx = registers.ebx.min(capabilities.asids);
+                registers.edx &= capabilities.features.bits();
+            }
+        }
+        Exposure::Vmx(_) | Exposure::Off => cpuid.remove_leaf(SVM_LEAF),
     }
     Ok(())
 }
 
 /// The bit that an exposure shows.
-pub(super) fn shown(exposure: Exposure) -> Option<Feature> {
+pub(super) fn shown(exposure: &Exposure) -> Option<Feature> {
     exposure.extension().map(Extension::feature)
 }
 
 /// The bits that an exposure hides. A guest that cannot run one of its own
 /// has no use for KVM's page faults as nested exits, and would be told by them
 /// that its host can nest.
-pub(super) fn hidden(exposure: Exposure) -> &'static [Feature] {
+pub(super) fn hidden(exposure: &Exposure) -> &'static [Feature] {
     match exposure {
         Exposure::Off => &[VMX, SVM, KVM_ASYNC_PF_VMEXIT],
-        Exposure::Vmx => &[SVM],
-        Exposure::Svm => &[VMX],
+        Exposure::Vmx(_) => &[SVM],
+        Exposure::Svm(_) => &[VMX],
     }
 }
 
@@ -37,6 +43,7 @@ pub(super) fn hidden(exposure: Exposure) -> &'static [Feature] {
 mod tests {
     use super::super::{Registers, dumps};
     use super::*;
+    use crate::nested::resolve;
 
     fn context(exposure: Exposure) -> CpuidContext {
         CpuidContext {
@@ -48,37 +55,46 @@ mod tests {
     }
 
     #[test]
-    fn each_exposure_shows_its_extension() {
-        // Leaf 1 ECX, leaf 0x80000001 ECX, leaf 0x8000000A EDX.
+    fn each_request_shows_what_it_asks_for() {
+        // Leaf 1 ECX, leaf 0x80000001 ECX, leaf 0x8000000A EBX and EDX.
         let cases = [
-            ("intel-skylake-sp", Exposure::Vmx, [0x76FA_B223, 0x121, 0]),
-            ("intel-skylake-sp", Exposure::Off, [0x76FA_B203, 0x121, 0]),
+            ("intel-skylake-sp", "vmx", [0x76FA_B223, 0x121, 0, 0]),
+            ("intel-skylake-sp", "vmx,-ept", [0x76FA_B223, 0x121, 0, 0]),
+            ("intel-skylake-sp", "off", [0x76FA_B203, 0x121, 0, 0]),
             (
                 "intel-skylake-sp-nested-off",
-                Exposure::Off,
-                [0x76FA_B203, 0x121, 0],
+                "auto",
+                [0x76FA_B203, 0x121, 0, 0],
             ),
             (
                 "amd-milan",
-                Exposure::Svm,
-                [0x76FA_3203, 0x00C0_03F7, 0x1001_947B],
+                "svm",
+                [0x76FA_3203, 0x00C0_03F7, 8, 0x1001_947B],
             ),
-            ("amd-milan", Exposure::Off, [0x76FA_3203, 0x00C0_03F3, 0]),
+            (
+                "amd-milan",
+                "svm,-npt,-nrips,asids=3",
+                [0x76FA_3203, 0x00C0_03F7, 3, 0x1001_1472],
+            ),
+            ("amd-milan", "off", [0x76FA_3203, 0x00C0_03F3, 0, 0]),
             (
                 "amd-milan-nested-off",
-                Exposure::Off,
-                [0x76FA_3203, 0x00C0_03F3, 0],
+                "auto",
+                [0x76FA_3203, 0x00C0_03F3, 0, 0],
             ),
         ];
-        for (name, exposure, expected) in cases {
-            let mut cpuid = dumps::named(name).facts.supported;
+        for (name, request, expected) in cases {
+            let facts = dumps::named(name).facts;
+            let exposure = resolve(&request.parse().unwrap(), &facts).unwrap();
+            let mut cpuid = facts.supported;
             apply(&mut cpuid, &context(exposure)).unwrap();
             let seen = [
                 cpuid.get(0x1, 0).ecx,
                 cpuid.get(0x8000_0001, 0).ecx,
+                cpuid.get(0x8000_000A, 0).ebx,
                 cpuid.get(0x8000_000A, 0).edx,
             ];
-            assert_eq!(seen, expected, "{name} {exposure}");
+            assert_eq!(seen, expected, "{name} {request}");
         }
     }
 

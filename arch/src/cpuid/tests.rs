@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::dumps::{self, Dump};
 use super::feature::*;
 use super::*;
-use crate::nested::{Exposure, SVM_LEAF, SvmFeatures};
+use crate::nested::{Exposure, SVM_LEAF, SvmCapabilities, VmxCapabilities};
 
 fn guest(dump: &Dump, context: &CpuidContext) -> Cpuid {
     guest_cpuid(dump.supported(), context)
@@ -20,14 +20,13 @@ fn every_vcpu_sees_the_exposure_and_no_other() {
             let shown = (cpuid.has(VMX), cpuid.has(SVM), cpuid.has_leaf(SVM_LEAF));
             let expected = match context.exposure {
                 Exposure::Off => (false, false, false),
-                Exposure::Vmx => (true, false, false),
-                Exposure::Svm => (false, true, true),
+                Exposure::Vmx(_) => (true, false, false),
+                Exposure::Svm(shown) => {
+                    assert_eq!(SvmCapabilities::of(&cpuid), shown, "{}", dump.name);
+                    (false, true, true)
+                }
             };
             assert_eq!(shown, expected, "{}: {context:?}", dump.name);
-            if context.exposure == Exposure::Svm {
-                let supported = SvmFeatures::of(dump.supported());
-                assert_eq!(SvmFeatures::of(&cpuid), supported, "{}", dump.name);
-            }
         }
     }
 }
@@ -57,7 +56,7 @@ fn vcpus_differ_in_their_ids_alone() {
                     &CpuidContext {
                         vcpu,
                         vcpus: 64,
-                        exposure,
+                        exposure: exposure.clone(),
                         tsc_deadline: true,
                     },
                 )
@@ -103,14 +102,18 @@ fn the_brand_string_is_the_hosts() {
 #[test]
 fn exposing_what_the_host_lacks_fails() {
     let cases = [
-        ("intel-skylake-sp-nested-off", Exposure::Vmx, VMX),
-        ("intel-skylake-sp", Exposure::Svm, SVM),
-        ("amd-milan-nested-off", Exposure::Svm, SVM),
-        ("amd-milan", Exposure::Vmx, VMX),
-        ("amd-epyc-pvm", Exposure::Svm, SVM),
+        ("intel-skylake-sp-nested-off", VMX),
+        ("intel-skylake-sp", SVM),
+        ("amd-milan-nested-off", SVM),
+        ("amd-milan", VMX),
+        ("amd-epyc-pvm", SVM),
     ];
-    for (name, exposure, feature) in cases {
+    for (name, feature) in cases {
         let dump = dumps::named(name);
+        let exposure = match feature {
+            VMX => Exposure::Vmx(VmxCapabilities::default()),
+            _ => Exposure::Svm(SvmCapabilities::default()),
+        };
         let context = CpuidContext {
             vcpu: 0,
             vcpus: 1,
@@ -120,7 +123,7 @@ fn exposing_what_the_host_lacks_fails() {
         assert_eq!(
             guest_cpuid(dump.supported(), &context),
             Err(Error::NotSupported { feature }),
-            "{name} {exposure}"
+            "{name} {feature}"
         );
     }
 }
@@ -194,12 +197,16 @@ fn any_supported() -> impl Strategy<Value = Cpuid> {
 }
 
 fn any_context() -> impl Strategy<Value = CpuidContext> {
-    let exposure = prop::sample::select(vec![Exposure::Off, Exposure::Vmx, Exposure::Svm]);
+    let exposure = prop::sample::select(vec![
+        Exposure::Off,
+        Exposure::Vmx(VmxCapabilities::default()),
+        Exposure::Svm(SvmCapabilities::default()),
+    ]);
     (1..=MAX_VCPUS, exposure, any::<bool>()).prop_flat_map(|(vcpus, exposure, tsc_deadline)| {
         (0..vcpus).prop_map(move |vcpu| CpuidContext {
             vcpu,
             vcpus,
-            exposure,
+            exposure: exposure.clone(),
             tsc_deadline,
         })
     })
@@ -227,7 +234,7 @@ proptest! {
         supported in any_supported(),
         context in any_context(),
     ) {
-        let shown = nesting::shown(context.exposure);
+        let shown = nesting::shown(&context.exposure);
         match guest_cpuid(&supported, &context) {
             Ok(cpuid) => {
                 prop_assert!(shown.is_none_or(|feature| supported.has(feature)));

@@ -1,7 +1,7 @@
 //! Holds a finished CPUID against the host and the request.
 
 use super::{Cpuid, CpuidContext, Error, Register, Vendor, feature::*, nesting};
-use crate::nested::{Exposure, SVM_LEAF};
+use crate::nested::{Exposure, SVM_LEAF, SvmCapabilities};
 
 pub(super) fn verify(
     cpuid: &Cpuid,
@@ -11,7 +11,7 @@ pub(super) fn verify(
     expect(cpuid, HYPERVISOR, true)?;
     expect(cpuid, X2APIC, true)?;
     expect(cpuid, TSC_DEADLINE, context.tsc_deadline)?;
-    exposure(cpuid, context.exposure)?;
+    exposure(cpuid, &context.exposure)?;
     apic_ids(cpuid, context.vcpu)?;
     within_host(cpuid, supported)
 }
@@ -24,8 +24,9 @@ fn expect(cpuid: &Cpuid, feature: Feature, expected: bool) -> Result<(), Error> 
     }
 }
 
-/// The guest sees its extension, and of the other nothing on any answer.
-fn exposure(cpuid: &Cpuid, exposure: Exposure) -> Result<(), Error> {
+/// The guest sees of its extension what it is shown, and of the other nothing
+/// on any answer.
+fn exposure(cpuid: &Cpuid, exposure: &Exposure) -> Result<(), Error> {
     if let Some(feature) = nesting::shown(exposure) {
         expect(cpuid, feature, true)?;
     }
@@ -38,10 +39,18 @@ fn exposure(cpuid: &Cpuid, exposure: Exposure) -> Result<(), Error> {
             });
         }
     }
-    if exposure != Exposure::Svm && cpuid.has_leaf(SVM_LEAF) {
-        return Err(Error::NotEmpty { leaf: SVM_LEAF });
+    match exposure {
+        Exposure::Svm(expected) if *expected != SvmCapabilities::of(cpuid) => {
+            Err(Error::WrongCapabilities {
+                expected: *expected,
+                found: SvmCapabilities::of(cpuid),
+            })
+        }
+        Exposure::Vmx(_) | Exposure::Off if cpuid.has_leaf(SVM_LEAF) => {
+            Err(Error::NotEmpty { leaf: SVM_LEAF })
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Every leaf that has the APIC id has the same.
@@ -111,10 +120,13 @@ fn filled_in(leaf: u32, register: Register, amd: bool) -> u32 {
 mod tests {
     use super::super::{Registers, dumps, guest_cpuid};
     use super::*;
+    use crate::nested::{SvmFeatures, resolve};
 
     /// A sound result for a host that nests, its host, and the context.
-    fn sound(name: &str, exposure: Exposure) -> (Cpuid, Cpuid, CpuidContext) {
-        let supported = dumps::named(name).facts.supported;
+    fn sound(name: &str, request: &str) -> (Cpuid, Cpuid, CpuidContext) {
+        let facts = dumps::named(name).facts;
+        let exposure = resolve(&request.parse().unwrap(), &facts).unwrap();
+        let supported = facts.supported;
         let context = CpuidContext {
             vcpu: 1,
             vcpus: 2,
@@ -130,14 +142,9 @@ mod tests {
 
     #[test]
     fn a_wrong_bit_is_found() {
-        let both = [
-            ("intel-skylake-sp", Exposure::Vmx),
-            ("amd-milan", Exposure::Svm),
-        ];
-        for (name, exposure) in both {
-            let shown = nesting::shown(exposure).unwrap();
+        for (name, shown) in [("intel-skylake-sp", VMX), ("amd-milan", SVM)] {
             for feature in [HYPERVISOR, X2APIC, TSC_DEADLINE, shown] {
-                let (mut cpuid, supported, context) = sound(name, exposure);
+                let (mut cpuid, supported, context) = sound(name, "on");
                 cpuid.clear(feature);
                 let error = Error::WrongFeature {
                     feature,
@@ -145,8 +152,8 @@ mod tests {
                 };
                 assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
             }
-            for &feature in nesting::hidden(Exposure::Off) {
-                let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            for &feature in nesting::hidden(&Exposure::Off) {
+                let (mut cpuid, supported, context) = sound(name, "off");
                 cpuid.set(feature);
                 let error = Error::WrongFeature {
                     feature,
@@ -154,11 +161,23 @@ mod tests {
                 };
                 assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
             }
-            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            let (mut cpuid, supported, context) = sound(name, "off");
             cpuid.insert(SVM_LEAF, None, Registers::ZERO);
             let error = Error::NotEmpty { leaf: SVM_LEAF };
             assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
         }
+    }
+
+    #[test]
+    fn another_exposure_of_svm_is_found() {
+        let (mut cpuid, supported, context) = sound("amd-milan", "svm,-npt");
+        let Exposure::Svm(expected) = context.exposure else {
+            panic!("the host has SVM");
+        };
+        cpuid.get_mut(SVM_LEAF, None).unwrap().edx |= SvmFeatures::NP.bits();
+        let found = SvmCapabilities::of(&cpuid);
+        let error = Error::WrongCapabilities { expected, found };
+        assert_eq!(verify(&cpuid, &supported, &context), Err(error));
     }
 
     #[test]
@@ -171,7 +190,7 @@ mod tests {
             ("amd-epyc-pvm", 0x8000_001E, None, Register::Eax),
         ];
         for (name, leaf, subleaf, register) in cases {
-            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            let (mut cpuid, supported, context) = sound(name, "off");
             *cpuid.get_mut(leaf, subleaf).unwrap().get_mut(register) = 0;
             let error = Error::WrongApicId {
                 leaf,
@@ -197,7 +216,7 @@ mod tests {
             ("amd-milan", 0x8000_0021, None, Register::Eax, 1 << 31),
         ];
         for (name, leaf, subleaf, register, bits) in cases {
-            let (mut cpuid, supported, context) = sound(name, Exposure::Off);
+            let (mut cpuid, supported, context) = sound(name, "off");
             *cpuid.get_mut(leaf, subleaf).unwrap().get_mut(register) |= bits;
             let error = Error::NotOnHost {
                 leaf,

@@ -1,9 +1,13 @@
 //! From what is asked and what the host is, to what the guest is shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Exposure, Extension, Request, SvmFeatures, VmxCapabilities};
+use super::{
+    Control, Exposure, Extension, Reason, Request, SvmCapabilities, VmxCapabilities, When,
+};
 use crate::cpuid::{Cpuid, Vendor};
 
 /// What the monitor has found out about its host. The extension that the
@@ -31,36 +35,95 @@ impl HostFacts {
     pub fn vendor(&self) -> Vendor {
         Vendor::of(&self.supported)
     }
-
-    /// An exposure on this host in words for a table: "VMX, EPT", "SVM, NPT",
-    /// "off". Without EPT or NPT a guest's hypervisor works, but keeps shadow
-    /// page tables, which is slow; the words say so.
-    pub fn describe(&self, exposure: Exposure) -> &'static str {
-        match exposure {
-            Exposure::Off => "off",
-            Exposure::Vmx => match self.vmx.ept() {
-                Some(true) => "VMX, EPT",
-                Some(false) => "VMX, no EPT",
-                None => "VMX",
-            },
-            Exposure::Svm if SvmFeatures::of(&self.supported).contains(SvmFeatures::NP) => {
-                "SVM, NPT"
-            }
-            Exposure::Svm => "SVM, no NPT",
-        }
-    }
 }
 
 /// What to show a guest on this host.
 ///
 /// # Errors
-/// When the request is `on` and the host cannot: the first missing link.
-pub fn resolve(request: Request, facts: &HostFacts) -> Result<Exposure, Missing> {
-    match request {
-        Request::Off => Ok(Exposure::Off),
-        Request::On => available(facts),
-        Request::Auto => Ok(available(facts).unwrap_or(Exposure::Off)),
+/// When the request can't be met: by `auto` only what no host of this vendor
+/// can, or what this KVM doesn't let anybody choose; by `on` also what this
+/// host lacks.
+pub fn resolve(request: &Request, facts: &HostFacts) -> Result<Exposure, Obstacle> {
+    choose(request, facts).map(|(exposure, _)| exposure)
+}
+
+/// A control, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The control.
+    pub control: &'static Control,
+    /// Whether the host has it for guests.
+    pub host: bool,
+    /// Whether the guest finds it.
+    pub guest: bool,
+    /// Why not, where the host has it.
+    pub reason: Option<Reason>,
+}
+
+/// Every control of the extension that the host's vendor has: whether the host
+/// has it, and whether a guest would find it.
+///
+/// # Errors
+/// As [`resolve`]; and where the host can't nest at all, for there is nothing
+/// to list then.
+pub fn table(request: &Request, facts: &HostFacts) -> Result<Vec<Shown>, Obstacle> {
+    let full = available(facts)?;
+    let (exposure, mut reasons) = choose(request, facts)?;
+    let controls = full.extension().map_or(&[][..], Extension::controls);
+    let row = |control: &'static Control| Shown {
+        control,
+        host: full.has(control),
+        guest: exposure.has(control),
+        reason: reasons.remove(control.name),
+    };
+    Ok(controls.iter().map(row).collect())
+}
+
+type Reasons = BTreeMap<&'static str, Reason>;
+
+fn choose(request: &Request, facts: &HostFacts) -> Result<(Exposure, Reasons), Obstacle> {
+    if request.when == When::Off {
+        return Ok((Exposure::Off, Reasons::new()));
     }
+    let on = request.when == When::On;
+    if let (Some(asked), Some(host)) = (request.extension, Extension::of(facts.vendor()))
+        && asked != host
+    {
+        return Err(Obstacle::OtherVendor { asked, host });
+    }
+    let mut exposure = match available(facts) {
+        Ok(exposure) => exposure,
+        Err(missing) if on => return Err(missing.into()),
+        Err(_) => return Ok((Exposure::Off, Reasons::new())),
+    };
+    if request.chooses() && exposure == Exposure::Vmx(VmxCapabilities::default()) {
+        return Err(Obstacle::NoChoice);
+    }
+    let reasons = exposure.hide(&request.hidden, &facts.supported);
+    let mut wanted = request.wanted.iter().copied();
+    if let Some(lacking) = wanted.find(|name| !has(&exposure, name))
+        && on
+    {
+        return Err(Obstacle::Lacks(lacking));
+    }
+    if let (Exposure::Svm(capabilities), Some(asids)) = (&mut exposure, request.asids) {
+        capabilities.asids = fewer_asids(capabilities, asids, on)?;
+    }
+    Ok((exposure, reasons))
+}
+
+fn has(exposure: &Exposure, name: &str) -> bool {
+    super::control(name).is_some_and(|control| exposure.has(control))
+}
+
+fn fewer_asids(host: &SvmCapabilities, wanted: u32, on: bool) -> Result<u32, Obstacle> {
+    if wanted > host.asids && on {
+        return Err(Obstacle::Asids {
+            wanted,
+            most: host.asids,
+        });
+    }
+    Ok(wanted.min(host.asids))
 }
 
 /// What this host can show a guest.
@@ -74,7 +137,7 @@ pub fn available(facts: &HostFacts) -> Result<Exposure, Missing> {
     if facts.supported.has(extension.feature()) {
         return match facts.nested_state {
             0 => Err(Missing::NestedState(extension)),
-            _ => Ok(extension.into()),
+            _ => Ok(Exposure::full(extension, facts)),
         };
     }
     Err(if !facts.processor {
@@ -86,6 +149,39 @@ pub fn available(facts: &HostFacts) -> Result<Exposure, Missing> {
     } else {
         Missing::Kvm(extension)
     })
+}
+
+/// Why a request can't be met on a host.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The host can't nest.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The host's processor has the other extension.
+    #[error("the request is for {asked}, and this host's processor has {host}")]
+    OtherVendor {
+        /// The extension that the request names.
+        asked: Extension,
+        /// The host's.
+        host: Extension,
+    },
+    /// The host, or what the request leaves of it, is without the control.
+    #[error("this host can't show a guest {0}: leave it out, or write auto to do without")]
+    Lacks(&'static str),
+    /// The host has fewer address space identifiers.
+    #[error("asids={wanted}: this host gives a guest {most}")]
+    Asids {
+        /// What is asked for.
+        wanted: u32,
+        /// What there is.
+        most: u32,
+    },
+    /// KVM doesn't tell of VMX's capabilities, so they can't be chosen from.
+    #[error(
+        "this host's KVM doesn't tell of VMX's controls (KVM_CAP_GET_MSR_FEATURES), so none can be \
+         chosen: use Linux 4.17 or later"
+    )]
+    NoChoice,
 }
 
 /// The link that is missing between the host and a nested guest, with the

@@ -3,26 +3,29 @@
 use super::*;
 use crate::cpuid::dumps;
 
+mod controls;
+
+fn request(text: &str) -> Request {
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
 #[test]
 fn requests_resolve_by_what_the_host_can() {
     for dump in dumps::all() {
         let facts = &dump.facts;
-        let best = match (dump.can_nest, facts.vendor()) {
-            (false, _) => Exposure::Off,
-            (true, Vendor::Intel) => Exposure::Vmx,
-            (true, Vendor::Amd) => Exposure::Svm,
-            (true, Vendor::Other) => panic!("{}: cannot nest", dump.name),
+        let best = match Extension::of(facts.vendor()) {
+            Some(extension) if dump.can_nest => {
+                Exposure::full(extension, facts).within(&facts.supported)
+            }
+            _ => Exposure::Off,
         };
-        assert_eq!(resolve(Request::Auto, facts), Ok(best), "{}", dump.name);
-        assert_eq!(
-            resolve(Request::Off, facts),
-            Ok(Exposure::Off),
-            "{}",
-            dump.name
-        );
-        match resolve(Request::On, facts) {
+        let resolved = |text| resolve(&request(text), facts);
+        assert_eq!(resolved("auto"), Ok(best.clone()), "{}", dump.name);
+        assert_eq!(resolved("off"), Ok(Exposure::Off), "{}", dump.name);
+        match resolved("on") {
             Ok(exposure) => assert_eq!((dump.can_nest, exposure), (true, best), "{}", dump.name),
-            Err(missing) => assert!(!dump.can_nest, "{}: {missing}", dump.name),
+            Err(obstacle) => assert!(!dump.can_nest, "{}: {obstacle}", dump.name),
         }
     }
 }
@@ -39,8 +42,8 @@ fn the_first_missing_link_is_named() {
     ];
     for (name, missing) in cases {
         assert_eq!(
-            resolve(Request::On, &dumps::named(name).facts),
-            Err(missing),
+            resolve(&request("on"), &dumps::named(name).facts),
+            Err(Obstacle::Missing(missing)),
             "{name}"
         );
     }
@@ -87,7 +90,8 @@ fn a_module_that_cannot_be_seen_does_not_hinder() {
     let mut facts = dumps::named("amd-qemu-tcg").facts;
     facts.module = false;
     facts.nested_parameter = None;
-    assert_eq!(resolve(Request::On, &facts), Ok(Exposure::Svm));
+    let full = Exposure::full(Extension::Svm, &facts);
+    assert_eq!(resolve(&request("on"), &facts), Ok(full));
 }
 
 #[test]
@@ -108,38 +112,25 @@ fn the_error_says_what_and_what_to_do() {
 #[test]
 fn exposures_are_described_with_their_paging() {
     let cases = [
-        ("intel-skylake-sp", Exposure::Vmx, "VMX, EPT"),
-        ("intel-bochs-haswell", Exposure::Vmx, "VMX, EPT"),
-        ("amd-milan", Exposure::Svm, "SVM, NPT"),
-        ("amd-qemu-tcg", Exposure::Svm, "SVM, NPT"),
-        ("amd-milan", Exposure::Off, "off"),
-    ];
-    for (name, exposure, words) in cases {
-        assert_eq!(dumps::named(name).facts.describe(exposure), words, "{name}");
-    }
-}
-
-#[test]
-fn paging_that_is_missing_is_reported() {
-    let mut intel = dumps::named("intel-skylake-sp").facts;
-    for (msrs, words) in [
-        // No secondary controls at all; secondary controls without EPT; none known.
-        (vec![(0x482, 0)], "VMX, no EPT"),
+        ("intel-skylake-sp", "on", "VMX, EPT"),
+        ("intel-bochs-haswell", "on", "VMX, EPT"),
+        ("intel-bochs-haswell", "vmx,-ept", "VMX, no EPT"),
         (
-            vec![(0x482, 1 << 63), (0x48B, 0x3D_u64 << 32)],
+            "intel-bochs-haswell",
+            "vmx,-secondary_controls",
             "VMX, no EPT",
         ),
-        (vec![(0x482, 1 << 63), (0x48B, 0x3F_u64 << 32)], "VMX, EPT"),
-        (vec![], "VMX"),
-    ] {
-        intel.vmx = msrs.into_iter().collect();
-        assert_eq!(intel.describe(Exposure::Vmx), words);
+        ("amd-milan", "on", "SVM, NPT"),
+        ("amd-qemu-tcg", "on", "SVM, NPT"),
+        ("amd-qemu-tcg", "svm,-npt", "SVM, no NPT"),
+        ("amd-milan", "off", "off"),
+    ];
+    for (name, text, words) in cases {
+        let exposure = resolve(&request(text), &dumps::named(name).facts).unwrap();
+        assert_eq!(exposure.describe(), words, "{name} {text}");
     }
-
-    let mut amd = dumps::named("amd-milan").facts;
-    amd.supported.get_mut(SVM_LEAF, None).unwrap().edx &= !SvmFeatures::NP.bits();
-    assert_eq!(amd.describe(Exposure::Svm), "SVM, no NPT");
-    assert_eq!(resolve(Request::On, &amd), Ok(Exposure::Svm));
+    let unknown = Exposure::Vmx(VmxCapabilities::default());
+    assert_eq!(unknown.describe(), "VMX");
 }
 
 #[test]
@@ -170,18 +161,4 @@ fn what_is_no_capability_msr_is_refused() {
     }
     let mixed: VmxCapabilities = [(0x480, 1), (0x10A, 2)].into_iter().collect();
     assert_eq!((mixed.get(0x480), mixed.get(0x10A)), (Some(1), None));
-}
-
-#[test]
-fn requests_are_read_and_written() {
-    for request in [Request::Auto, Request::On, Request::Off] {
-        assert_eq!(request.to_string().parse(), Ok(request));
-        let json = serde_json::to_string(&request).unwrap();
-        assert_eq!(json, format!("\"{request}\""));
-    }
-    for word in ["", "yes", "ON", "vmx"] {
-        let error = word.parse::<Request>().unwrap_err();
-        assert!(error.to_string().contains("auto, on or off"), "{error}");
-    }
-    assert_eq!(Request::default(), Request::Auto);
 }

@@ -31,6 +31,9 @@ Examples:
   Three levels on emulated AMD-V, and a shell in the innermost:
     nestling nest --metal svm --depth 3 --workload shell
 
+  What L2 costs without EPT on emulated VT-x:
+    nestling nest --metal vmx --nested vmx,-ept
+
   A program of this host's, with its libraries, in L2 with two vCPUs:
     nestling nest --cpus 2 --workload /usr/bin/lscpu
 
@@ -63,9 +66,15 @@ pub(super) struct Nest {
     #[arg(long, value_name = "METAL", default_value_t = metal::Request::Auto)]
     metal: metal::Request,
 
-    /// Show the levels VMX or SVM: auto, on or off
-    #[arg(long, value_name = "WHEN", default_value_t = Nested::On)]
-    nested: Nested,
+    /// What of VMX or SVM a level is shown: auto, on, off, vmx or svm, and controls, as in
+    /// vmx,-ept,-vpid; may be repeated for L1, L2 and so on, and the last counts for the rest
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value = "on",
+        allow_hyphen_values = true
+    )]
+    nested: Vec<Nested>,
 
     /// How levels above L1 reach the network: bridge (each is a full member of the one that L1
     /// is on), nat (each level runs one for the next) or off
@@ -105,7 +114,7 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "l2_net"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "l2_net"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
@@ -210,7 +219,7 @@ impl Nest {
                 .unwrap_or(u32::MAX)
                 .min(mib(available)),
             image_mib: mib(image_size),
-            nested: self.nested.to_string(),
+            nested: self.nested.clone(),
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
                 .to_owned(),

@@ -65,8 +65,9 @@ pub(super) struct Run {
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemoryConfig>,
 
-    /// Show the guest VMX or SVM: auto, on or off [default: auto]
-    #[arg(long, value_name = "WHEN")]
+    /// What of VMX or SVM the guest is shown: auto, on, off, vmx or svm, and controls to hide
+    /// or to ask for, as in vmx,-ept,+shadow_vmcs; `doctor --nested` lists them [default: auto]
+    #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
     nested: Option<Request>,
 
     /// A disk on a raw file: path=FILE[,readonly=on][,queues=N]; may be repeated

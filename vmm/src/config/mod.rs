@@ -50,7 +50,7 @@ pub struct VmConfig {
     pub cpus: u32,
     /// The memory.
     pub memory: MemoryConfig,
-    /// Whether the guest is shown VMX or SVM.
+    /// What of VMX or SVM the guest is shown.
     pub nested: Request,
     /// Block devices, /dev/vda first.
     pub disks: Vec<DiskConfig>,
@@ -116,7 +116,7 @@ impl VmConfig {
             cmdline: file.cmdline.unwrap_or_else(|| "console=ttyS0".into()),
             cpus: file.cpus.unwrap_or(1),
             memory: file.memory.unwrap_or_default(),
-            nested: file.nested.unwrap_or(Request::Auto),
+            nested: file.nested.unwrap_or_default(),
             disks: file.disk.unwrap_or_default(),
             nets: file.net.unwrap_or_default(),
             network: file.network.unwrap_or_default().try_into()?,

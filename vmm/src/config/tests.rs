@@ -51,7 +51,7 @@ fn a_file_says_all_that_flags_can() {
             prefault: true
         }
     );
-    assert_eq!(config.nested, Request::On);
+    assert_eq!(config.nested, "on".parse().expect("a request"));
     let module = |path: &str, cmdline: &str| ModuleConfig {
         path: path.into(),
         cmdline: cmdline.into(),

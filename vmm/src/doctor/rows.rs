@@ -215,10 +215,10 @@ fn exposure(findings: &Findings) -> Option<Row> {
     const CHECK: &str = "--nested auto";
     let facts = findings.kvm.as_ref().ok()?;
     Some(match nested::available(facts) {
-        Ok(exposure) => Row::ok(CHECK, format!("shows guests {}", facts.describe(exposure))),
+        Ok(exposure) => Row::ok(CHECK, format!("shows guests {}", exposure.describe())),
         Err(missing) => Row::fail(
             CHECK,
-            format!("{}: {}", facts.describe(Exposure::Off), missing.what()),
+            format!("{}: {}", Exposure::Off.describe(), missing.what()),
             missing.remedy(),
         ),
     })

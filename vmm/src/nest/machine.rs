@@ -127,7 +127,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .args(["--cmdline", &machine.cmdline])
         .args(["--cpus", &machine.cpus.to_string()])
         .args(["--memory", &format!("{}M", machine.memory_mib)])
-        .args(["--nested", &machine.nested])
+        .arg(format!("--nested={}", machine.nested))
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
         .arg("--no-reboot");
     if let Some(initrd) = spec.initrd {

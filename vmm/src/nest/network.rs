@@ -247,7 +247,7 @@ mod tests {
         let mut machine = order::Machine {
             cpus: 1,
             memory_mib: 256,
-            nested: "on".into(),
+            nested: nestling_arch::nested::Request::default(),
             cmdline: String::new(),
             disks: Vec::new(),
             nets: Vec::new(),

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use nestling_arch::nested::{Request as Nested, When};
+
 use super::network::{self, Networks};
 use crate::config::MAX_VCPUS;
 use crate::order::{self, Kvm, Limits, Machine, Nest, Order, Step, VERSION, Workload};
@@ -34,10 +36,12 @@ pub enum Error {
     /// More or fewer vCPUs than a machine may have.
     #[error("{0} vCPUs are out of range: choose 1 to {MAX_VCPUS}")]
     Cpus(u32),
-    /// More vCPU counts than levels.
-    #[error("--cpus names {named} levels, the nest has {depth}: give one count a level, or one")]
-    CpuList {
-        /// Counts given.
+    /// More values than levels.
+    #[error("{option} names {named} levels, the nest has {depth}: give one a level, or one")]
+    List {
+        /// The option.
+        option: &'static str,
+        /// Values given.
         named: usize,
         /// Levels there are.
         depth: u8,
@@ -84,8 +88,9 @@ pub struct Request {
     pub memory_limit_mib: u32,
     /// The image's size in MiB, rounded up.
     pub image_mib: u32,
-    /// `--nested`, for every level.
-    pub nested: String,
+    /// What of VMX or SVM L1, L2 and so on are shown; the last counts for the
+    /// rest.
+    pub nested: Vec<Nested>,
     /// Kernel arguments for every level besides nestling's own.
     pub cmdline: String,
     /// How KVM is loaded.
@@ -109,11 +114,17 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
     if depth < first.max(1) || depth > order::MAX_LEVEL {
         return Err(Error::Depth(depth));
     }
-    if request.cpus.len() > usize::from(depth) {
-        return Err(Error::CpuList {
-            named: request.cpus.len(),
-            depth,
-        });
+    for (option, named) in [
+        ("--cpus", request.cpus.len()),
+        ("--nested", request.nested.len()),
+    ] {
+        if named > usize::from(depth) {
+            return Err(Error::List {
+                option,
+                named,
+                depth,
+            });
+        }
     }
     let needed = (BASE_MIB + 2 * request.image_mib).next_multiple_of(GRANULE_MIB);
     if request.memory_mib < needed {
@@ -168,7 +179,7 @@ pub fn appliance() -> Result<Order, Error> {
         // What the machine has isn't known here; it is the machine's to check.
         memory_limit_mib: u32::MAX,
         image_mib: 64,
-        nested: "on".into(),
+        nested: vec![Nested::plain(When::On)],
         cmdline: String::new(),
         kvm: Kvm::default(),
         network: network::Kind::Bridge,
@@ -195,13 +206,13 @@ fn level_nest(
     memory_mib: u32,
     steps: Vec<Step>,
 ) -> Result<Nest, Error> {
-    let cpus = match usize::from(level).checked_sub(1) {
-        // An emulated machine: see `Metal::max_processors`.
-        None => 1,
-        Some(place) => {
-            let given = request.cpus.get(place).or(request.cpus.last());
-            given.copied().unwrap_or(1)
-        }
+    let (cpus, nested) = match usize::from(level).checked_sub(1) {
+        // An emulated machine, which has what the metal has: see `Metal::max_processors`.
+        None => (1, Nested::default()),
+        Some(place) => (
+            of_level(&request.cpus, place).unwrap_or(1),
+            of_level(&request.nested, place).unwrap_or_default(),
+        ),
     };
     if !(1..=MAX_VCPUS).contains(&cpus) {
         return Err(Error::Cpus(cpus));
@@ -220,7 +231,7 @@ fn level_nest(
     let mut machine = Machine {
         cpus,
         memory_mib,
-        nested: request.nested.clone(),
+        nested,
         cmdline: format!("{CMDLINE} {}", request.cmdline)
             .trim_end()
             .to_owned(),
@@ -261,6 +272,12 @@ fn level_nest(
             steps,
         }),
     })
+}
+
+/// What a list from L1 on has for L1's `place`-th successor; the last counts for
+/// the rest.
+fn of_level<T: Clone>(list: &[T], place: usize) -> Option<T> {
+    list.get(place).or(list.last()).cloned()
 }
 
 /// What `--workload` names: a kind of its own, or a program of the image.
@@ -316,7 +333,7 @@ mod tests {
             memory_mib: 256,
             memory_limit_mib: 2048,
             image_mib: 30,
-            nested: "auto".into(),
+            nested: vec![Nested::plain(When::Auto)],
             cmdline: String::new(),
             kvm: Kvm::default(),
             network: network::Kind::Off,
@@ -351,6 +368,25 @@ mod tests {
     }
 
     #[test]
+    fn each_level_is_shown_its_own_or_the_last() {
+        let exposures = |first, nested: &[&str]| -> Vec<String> {
+            let request = Request {
+                depth: 3,
+                first,
+                memory_limit_mib: 8192,
+                nested: nested.iter().map(|text| text.parse().unwrap()).collect(),
+                ..request()
+            };
+            let nest = plan(&request).unwrap();
+            let levels = chain(&nest);
+            let nested = levels.iter().map(|nest| nest.machine.nested.to_string());
+            nested.collect()
+        };
+        assert_eq!(exposures(0, &["on"]), ["auto", "on", "on", "on"]);
+        assert_eq!(exposures(1, &["vmx,-ept", "on"]), ["vmx,-ept", "on", "on"]);
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_with_the_value_that_would() {
         let refused = |change: &dyn Fn(&mut Request)| {
             let mut request = request();
@@ -362,7 +398,15 @@ mod tests {
         assert_eq!(refused(&|r| r.cpus = vec![0]), Error::Cpus(0));
         assert_eq!(
             refused(&|r| r.cpus = vec![1; 3]),
-            Error::CpuList { named: 3, depth: 2 }
+            Error::List {
+                option: "--cpus",
+                named: 3,
+                depth: 2
+            }
+        );
+        assert_eq!(
+            refused(&|r| r.nested = vec![Nested::default(); 4]).to_string(),
+            "--nested names 4 levels, the nest has 2: give one a level, or one"
         );
         assert_eq!(
             refused(&|r| r.memory_mib = 100),

@@ -4,6 +4,7 @@
 //! [`Findings`] are gathered first, by looking only: nothing is loaded, created
 //! or changed. A [`Diagnosis`] is a pure function of them.
 
+mod controls;
 mod findings;
 mod rows;
 mod text;
@@ -14,6 +15,7 @@ mod tests;
 use nestling_arch::nested::{self, HostFacts};
 use serde::Serialize;
 
+pub use controls::{Controls, Row as ControlRow};
 pub use findings::{Emulator, Findings, HugePages, Kernels};
 pub use text::text;
 

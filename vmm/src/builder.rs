@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::{ConsoleMode, VmConfig};
 use crate::console::streams::{StreamError, Streams};
+use crate::cpu::CpuView;
 use crate::facts;
 use crate::kernels;
 use crate::kvm::{self, KvmError};
@@ -176,7 +177,7 @@ impl<'a> Prepared<'a> {
         boot::write_boot_data(&memory, &kernel, &params).map_err(BuildError::BootData)?;
 
         tracing::debug!("the devices are in place");
-        let vcpus = self.create_vcpus(&vm, &kernel)?;
+        let (vcpus, views) = self.create_vcpus(&vm, &kernel)?;
         tracing::debug!("the vCPUs are ready");
         let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|source| BuildError::Host {
             what: "an event descriptor",
@@ -190,6 +191,7 @@ impl<'a> Prepared<'a> {
         Ok(Machine {
             vm,
             vcpus,
+            views,
             ends: (ends, receiver),
             platform,
         })
@@ -257,7 +259,11 @@ impl<'a> Prepared<'a> {
         modules.collect()
     }
 
-    fn create_vcpus(&self, vm: &Vm, kernel: &LoadedKernel) -> Result<Vec<Vcpu>, BuildError> {
+    fn create_vcpus(
+        &self,
+        vm: &Vm,
+        kernel: &LoadedKernel,
+    ) -> Result<(Vec<Vcpu>, Vec<CpuView>), BuildError> {
         let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
         let vendor = Vendor::of(&self.facts.supported);
         (0..self.config.cpus)
@@ -284,7 +290,13 @@ impl<'a> Prepared<'a> {
                 if index == 0 {
                     vcpu.set_entry(&boot::boot_registers(kernel))?;
                 }
-                Ok(vcpu)
+                let view = CpuView {
+                    index,
+                    msrs: msr::guest_msrs(&msrs, &cpuid, &exposure),
+                    cpuid,
+                    xcr0: None,
+                };
+                Ok((vcpu, view))
             })
             .collect()
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::cpu::CpuView;
 use crate::order::MAX_LEVEL;
 
 /// The version of the format.
@@ -26,6 +27,8 @@ pub const MAX_LINE: usize = 64 * 1024;
 pub const MAX_TEXT: usize = 4 * 1024;
 /// The most kinds of exits one event may count.
 pub const MAX_COUNTS: usize = 256;
+/// The most MSRs that one event may tell of.
+pub const MAX_MSRS: usize = 256;
 
 /// Why a line isn't an event.
 #[derive(Debug, Error)]
@@ -46,6 +49,9 @@ pub enum Error {
     /// More counters than KVM could have.
     #[error("event has {0} counters, at most {MAX_COUNTS} are taken")]
     Counts(usize),
+    /// More MSRs than are ever looked at.
+    #[error("event has {0} MSRs, at most {MAX_MSRS} are taken")]
+    Msrs(usize),
     /// The sender speaks another version.
     #[error("channel has version {0}, this nestling reads {VERSION}")]
     Version(u32),
@@ -88,6 +94,11 @@ pub enum What {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         kernel: String,
     },
+    /// What a vCPU of the level's machine tells, reported by the level below it,
+    /// which has set it.
+    Vcpu(CpuView),
+    /// What a processor of the level tells there.
+    Cpu(CpuView),
     /// A workload starts.
     Runs {
         /// Its name, as in its result.
@@ -239,6 +250,8 @@ pub enum MonitorEvent {
     Started,
     /// The guest's kernel reported a panic through the pvpanic device.
     Panicked,
+    /// What a vCPU tells the guest; one for each, before the machine is started.
+    Vcpu(CpuView),
     /// KVM's statistics at the end.
     Exits {
         /// Counters of the machine.
@@ -290,7 +303,15 @@ impl What {
     fn clean(&mut self) -> Result<(), Error> {
         match self {
             Self::Hello { v } if *v != VERSION => return Err(Error::Version(*v)),
-            Self::Hello { .. } | Self::Heartbeat | Self::Done | Self::Ended { .. } => {}
+            Self::Vcpu(view) | Self::Cpu(view) if view.msrs.len() > MAX_MSRS => {
+                return Err(Error::Msrs(view.msrs.len()));
+            }
+            Self::Hello { .. }
+            | Self::Heartbeat
+            | Self::Vcpu(_)
+            | Self::Cpu(_)
+            | Self::Done
+            | Self::Ended { .. } => {}
             Self::Booted(booted) => {
                 for text in [&mut booted.kernel, &mut booted.vendor, &mut booted.exposure] {
                     *text = printable(text, 128);

@@ -5,6 +5,7 @@ pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod cpu;
 pub mod doctor;
 pub mod exit;
 pub mod facts;

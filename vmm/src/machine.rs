@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::console::input::Input;
 use crate::console::keyboard::{HELP, Keyboard, Request};
 use crate::console::{streams, terminal};
+use crate::cpu::CpuView;
 use crate::exit::{End, UserExits};
 use crate::platform::Platform;
 use crate::signals::Signals;
@@ -38,6 +39,8 @@ pub struct Machine {
     pub vm: Arc<Vm>,
     /// All vCPUs, the boot processor first.
     pub vcpus: Vec<Vcpu>,
+    /// What each of them tells the guest.
+    pub views: Vec<CpuView>,
     /// Where a vCPU's end is reported, and read.
     pub ends: (Ends, Receiver<End>),
     /// All the guest's devices.

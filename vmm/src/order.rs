@@ -148,6 +148,9 @@ pub enum Workload {
     Network(NetworkWork),
     /// Report the facts a test asks for: flags, `/dev/kvm`, KVM's parameters.
     Probe,
+    /// Report what CPUID and the MSRs tell on each processor, each in an event of
+    /// its own.
+    CpuDump,
     /// Fill the start of a block device with [`pattern`].
     DiskWrite {
         /// The device, e.g. `/dev/vda`.
@@ -188,6 +191,7 @@ impl Workload {
             Self::Program { argv, .. } => argv.first().cloned().unwrap_or_default(),
             Self::Network(_) => "network".into(),
             Self::Probe => "probe".into(),
+            Self::CpuDump => "cpu-dump".into(),
             Self::DiskWrite { device, .. } => format!("disk-write {device}"),
             Self::DiskDigest { device, .. } => format!("disk-digest {device}"),
             Self::PowerOff => "power-off".into(),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::mem;
 
 use crate::builder::{self, BuildError, Prepared};
 use crate::channel::{How, MonitorEvent};
@@ -71,6 +72,9 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
         asked_to_end: false,
     };
     let report = loop {
+        for view in mem::take(&mut machine.views) {
+            events.write(&MonitorEvent::Vcpu(view));
+        }
         events.write(&MonitorEvent::Started);
         let report = machine.run(&mut controls)?;
         match &report.end {

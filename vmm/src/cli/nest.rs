@@ -49,7 +49,7 @@ pub(super) struct Nest {
     #[arg(long, value_name = "N", default_value_t = 2)]
     depth: u8,
 
-    /// What the deepest level runs: hello, shell, probe, or a program with its arguments
+    /// What the deepest level runs: hello, shell, probe, cpu-dump, or a program with its arguments
     #[arg(long, value_name = "WORDS", num_args = 1.., default_value = "hello",
           allow_hyphen_values = true)]
     workload: Vec<String>,

@@ -9,14 +9,26 @@ use super::sys;
 use crate::channel::Booted;
 
 /// KVM's module parameters that decide about nesting.
-const PARAMETERS: [(&str, &str); 7] = [
-    ("kvm_intel", "nested"),
-    ("kvm_intel", "ept"),
-    ("kvm_intel", "unrestricted_guest"),
-    ("kvm_intel", "enable_apicv"),
-    ("kvm_amd", "nested"),
-    ("kvm_amd", "npt"),
-    ("kvm_amd", "avic"),
+const PARAMETERS: [(&str, &[&str]); 2] = [
+    (
+        "kvm_intel",
+        &[
+            "nested",
+            "ept",
+            "eptad",
+            "pml",
+            "unrestricted_guest",
+            "vpid",
+            "flexpriority",
+            "enable_apicv",
+            "preemption_timer",
+            "enable_shadow_vmcs",
+        ],
+    ),
+    (
+        "kvm_amd",
+        &["nested", "npt", "nrips", "lbrv", "vls", "vgif", "avic"],
+    ),
 ];
 
 /// A processor as `/proc/cpuinfo` shows it.
@@ -80,6 +92,7 @@ impl Processor {
 pub fn kvm_parameters() -> BTreeMap<String, String> {
     PARAMETERS
         .iter()
+        .flat_map(|(module, parameters)| parameters.iter().map(move |name| (module, name)))
         .filter_map(|(module, parameter)| {
             let path = format!("/sys/module/{module}/parameters/{parameter}");
             let value = fs::read_to_string(path).ok()?;

@@ -125,11 +125,13 @@ fn run_workload(
         workload: name.clone(),
     });
     let killed_before = facts::oom_kills();
-    let result = workload::run(work, level, network, stop).unwrap_or_else(|error| WorkloadResult {
-        name: name.clone(),
-        ok: false,
-        status: None,
-        output: error.to_string(),
+    let result = workload::run(work, level, network, reporter, stop).unwrap_or_else(|error| {
+        WorkloadResult {
+            name: name.clone(),
+            ok: false,
+            status: None,
+            output: error.to_string(),
+        }
     });
     let killed = facts::oom_kills().saturating_sub(killed_before);
     if killed > 0 {

@@ -14,6 +14,7 @@ pub mod modinfo;
 pub mod modules;
 pub mod net;
 
+mod cpu;
 mod level;
 mod network;
 mod power;

@@ -236,26 +236,31 @@ pub(crate) fn uptime() -> Duration {
     )
 }
 
-/// Occupies one processor for good, above every ordinary task.
-pub(crate) fn spin_on(cpu: usize) -> io::Result<()> {
+/// Lets this thread run on processor `cpu` alone (sched_setaffinity(2)).
+pub(crate) fn move_to(cpu: usize) -> io::Result<()> {
     // SAFETY: all zeroes is an empty set; CPU_SET checks its bound.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     // SAFETY: as above.
     unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the kernel reads the set during the call.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })
+        .map(drop)
+}
+
+/// XCR0, where the system has enabled XSAVE (SDM vol. 1, 13.3).
+pub(crate) fn xcr0() -> Option<u64> {
+    const OSXSAVE: u32 = 1 << 27;
+    let enabled = std::arch::x86_64::__cpuid(1).ecx & OSXSAVE != 0;
+    // SAFETY: XGETBV is there where CPUID tells that the system has enabled XSAVE.
+    enabled.then(|| unsafe { std::arch::x86_64::_xgetbv(0) })
+}
+
+/// Occupies one processor for good, above every ordinary task.
+pub(crate) fn spin_on(cpu: usize) -> io::Result<()> {
+    move_to(cpu)?;
     let priority = libc::sched_param { sched_priority: 99 };
-    // SAFETY: the kernel reads the set and the parameters during the calls.
-    unsafe {
-        check(libc::sched_setaffinity(
-            0,
-            size_of::<libc::cpu_set_t>(),
-            &raw const set,
-        ))?;
-        check(libc::sched_setscheduler(
-            0,
-            libc::SCHED_FIFO,
-            &raw const priority,
-        ))?;
-    }
+    // SAFETY: the kernel reads the parameters during the call.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) })?;
     loop {
         std::hint::spin_loop();
     }

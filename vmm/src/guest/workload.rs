@@ -13,9 +13,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::cpu;
 use super::facts::{self, Processor};
 use super::network::{self, Joined};
-use super::report::say;
+use super::report::{Reporter, say};
 use super::sys::{self, Status};
 use crate::channel::{MAX_TEXT, WorkloadResult};
 use crate::nest::process;
@@ -63,6 +64,7 @@ pub(super) fn run(
     work: &Workload,
     level: u8,
     network: &Joined,
+    reporter: &mut Reporter,
     stop: &Signals,
 ) -> Result<WorkloadResult, Error> {
     let output = match work {
@@ -71,6 +73,7 @@ pub(super) fn run(
         Workload::Program { argv, env } => return program(work, argv, env, level, stop),
         Workload::Network(work) => network.work(work, stop)?,
         Workload::Probe => probe(),
+        Workload::CpuDump => cpu::dump(reporter)?,
         Workload::DiskWrite {
             device,
             length,

@@ -224,7 +224,9 @@ fn level_nest(
     let looks = matches!(
         steps[..],
         [
-            Step::Workload(Workload::Probe | Workload::Shell | Workload::Program { .. }),
+            Step::Workload(
+                Workload::Probe | Workload::CpuDump | Workload::Shell | Workload::Program { .. }
+            ),
             ..
         ]
     );
@@ -290,6 +292,7 @@ pub fn workload(words: &[String]) -> Option<Workload> {
             "hello" => Workload::Hello,
             "shell" => Workload::Shell,
             "probe" => Workload::Probe,
+            "cpu-dump" => Workload::CpuDump,
             "power-off" => Workload::PowerOff,
             "reset" => Workload::Reset,
             "triple-fault" => Workload::TripleFault,

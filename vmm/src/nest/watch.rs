@@ -149,6 +149,7 @@ impl Watch {
             What::Starts { .. }
             | What::Ended { .. }
             | What::Exits { .. }
+            | What::Vcpu(_)
             | What::Console { .. }
                 if own =>
             {
@@ -175,6 +176,12 @@ impl Watch {
         match event {
             MonitorEvent::Started => self.started = true,
             MonitorEvent::Panicked => self.panicked = true,
+            MonitorEvent::Vcpu(view) => {
+                return Some(Event {
+                    level: self.level,
+                    what: What::Vcpu(view),
+                });
+            }
             MonitorEvent::Ended { how, detail } => {
                 self.ended = Some((how, printable(&detail, MAX_DETAIL)));
             }

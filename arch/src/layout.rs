@@ -34,6 +34,9 @@ pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
 /// `struct boot_params` (Linux 64-bit boot protocol); one page.
 pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 
+/// The Multiboot information, with its memory map; one page.
+pub const MULTIBOOT_INFO: GuestAddress = GuestAddress(0x8000);
+
 /// Page tables which map the first 4 GiB to themselves; six pages.
 pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 
@@ -208,6 +211,7 @@ mod tests {
             (GDT.0, 0x100),
             (PVH_START_INFO.0, 0x1000),
             (ZERO_PAGE.0, 0x1000),
+            (MULTIBOOT_INFO.0, 0x1000),
             (PAGE_TABLES.0, 0x6000),
             (COMMAND_LINE.0, 0x1_0000),
             (MODULES.0, MODULES_ROOM),

@@ -8,7 +8,7 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::GuestMemory;
-use crate::layout::{GDT, PAGE_TABLES, PVH_START_INFO, ZERO_PAGE};
+use crate::layout::{GDT, MULTIBOOT_INFO, PAGE_TABLES, PVH_START_INFO, ZERO_PAGE};
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -38,7 +38,13 @@ pub enum Protocol {
     /// PVH: 32-bit protected mode without paging, EBX holds the address of
     /// `hvm_start_info` (Xen, docs/misc/pvh.pandoc).
     Pvh,
+    /// Multiboot 1: as PVH, but EBX holds the address of the Multiboot information,
+    /// and EAX a magic number (Multiboot Specification 0.6.96, 3.2).
+    Multiboot,
 }
+
+/// EAX of a kernel that a Multiboot loader has loaded.
+const MULTIBOOT_MAGIC: u64 = 0x2BAD_B002;
 
 /// Registers of the vCPU that enters the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +66,10 @@ impl BootRegisters {
         match protocol {
             Protocol::Linux64 => regs.rsi = ZERO_PAGE.0,
             Protocol::Pvh => regs.rbx = PVH_START_INFO.0,
+            Protocol::Multiboot => {
+                regs.rax = MULTIBOOT_MAGIC;
+                regs.rbx = MULTIBOOT_INFO.0;
+            }
         }
         Self { regs, protocol }
     }
@@ -212,6 +222,18 @@ mod tests {
         assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (0x11, 0, 0));
         assert_eq!((sregs.cs.l, sregs.cs.db), (0, 1));
         assert_eq!((sregs.tr.type_, sregs.tr.limit), (0b1011, 0x67));
+    }
+
+    #[test]
+    fn multiboot_is_entered_as_pvh_is_with_a_magic_number() {
+        let boot = BootRegisters::new(Protocol::Multiboot, GuestAddress(0x10_0020));
+        let regs = boot.regs;
+        assert_eq!(
+            (regs.rip, regs.rax, regs.rbx),
+            (0x10_0020, 0x2bad_b002, 0x8000)
+        );
+        let (pvh, multiboot) = (applied(Protocol::Pvh), applied(Protocol::Multiboot));
+        assert_eq!(multiboot, pvh);
     }
 
     #[test]

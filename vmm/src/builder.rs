@@ -168,8 +168,9 @@ impl<'a> Prepared<'a> {
             mmio64: pci_high,
         };
         let rsdp = acpi::build(&memory, &tables).map_err(BuildError::Acpi)?;
+        let cmdline = boot::command_line(&kernel, &config.kernel, &config.cmdline);
         let params = BootParams {
-            cmdline: &config.cmdline,
+            cmdline: &cmdline,
             initrd,
             modules: &modules,
             rsdp,
@@ -249,7 +250,8 @@ impl<'a> Prepared<'a> {
         let mut room = boot::module_room(memory, kernel, initrd);
         let modules = self.config.modules.iter().map(|module| {
             let file = Mapping::open(&module.path, "module")?;
-            boot::load_module(memory, kernel, &mut room, &file, &module.cmdline).map_err(|source| {
+            let line = boot::command_line(kernel, &module.path, &module.cmdline);
+            boot::load_module(memory, kernel, &mut room, &file, &line).map_err(|source| {
                 BuildError::Module {
                     path: module.path.display().to_string(),
                     source,

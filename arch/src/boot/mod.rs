@@ -1,7 +1,13 @@
 //! Boot protocols: how a kernel gets into guest memory and is entered.
 //!
-//! Two kinds of image: bzImage, and ELF, which is entered by PVH where it
-//! carries that note, else, if it is of 64 bits, by Linux's 64-bit protocol. An
+//! What an image is, and how it is entered, by what comes first of these:
+//!
+//! 1. an ELF with a PVH note: PVH;
+//! 2. a bzImage: Linux's 64-bit protocol;
+//! 3. an image with a Multiboot header, an ELF or not: Multiboot;
+//! 4. an ELF of 64 bits: Linux's 64-bit protocol.
+//!
+//! So Xen, which is an ELF with both, is entered by PVH, which tells it more. An
 //! image comes as bytes, which the caller may have mapped from a file. The steps,
 //! in order: [`load_kernel`], [`load_initrd`], [`load_module`],
 //! [`write_boot_data`], [`boot_registers`].
@@ -20,6 +26,7 @@ mod bzimage;
 mod elf;
 mod memory_map;
 mod modules;
+pub mod multiboot;
 mod params;
 mod payload;
 mod repack;
@@ -42,7 +49,7 @@ pub use crate::regs::{BootRegisters, Protocol};
 use elf::Elf;
 
 pub use modules::{Module, load_module, module_room};
-pub use params::{BootParams, write_boot_data};
+pub use params::{BootParams, command_line, write_boot_data};
 pub use payload::Compression;
 pub use repack::Repack;
 
@@ -57,8 +64,10 @@ const PAGE: u64 = 0x1000;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither magic number is there.
-    #[error("not a kernel: neither a bzImage (\"HdrS\" at 0x202) nor an ELF file, {size} bytes")]
+    /// No magic number is there.
+    #[error(
+        "not a kernel: no bzImage (\"HdrS\" at 0x202), no ELF, no Multiboot header, {size} bytes"
+    )]
     NotAKernel {
         /// Size of the image.
         size: usize,
@@ -140,9 +149,12 @@ pub enum Error {
     },
     /// A 32-bit ELF that says nowhere how it is entered.
     #[error(
-        "the 32-bit ELF has no PVH entry; use a kernel built for x86_64, or one with that note"
+        "the 32-bit ELF has no PVH entry and no Multiboot header; use a kernel built for x86_64"
     )]
     NoEntry,
+    /// A Multiboot image that can't be loaded.
+    #[error("the Multiboot image: {0}")]
+    Multiboot(#[from] multiboot::Error),
     /// Part of the kernel is where the machine's own tables are.
     #[error("the kernel occupies {:#x}..{:#x}, below 1 MiB, where the machine keeps its own tables; link it at 1 MiB or higher", range.start, range.end)]
     LowMemory {
@@ -181,9 +193,7 @@ pub enum Error {
         source: GuestMemoryError,
     },
     /// Modules for Linux's boot protocol.
-    #[error(
-        "Linux's boot protocol carries no modules; give it an initrd, or use a kernel with a PVH entry"
-    )]
+    #[error("Linux's boot protocol carries no modules, PVH and Multiboot do; give it an initrd")]
     NoModules,
     /// No gap between the kernel and the limit is large enough.
     #[error("the module of {size} bytes does not fit between {:#x} and {:#x}; give the machine more memory", room.start, room.end)]
@@ -282,24 +292,26 @@ pub enum Unpacked {
 /// zeroes) and must have no vCPU running on it yet.
 ///
 /// # Errors
-/// If the image is not a 64-bit kernel, is damaged, or does not fit. Parts of
+/// If the image is none of those kernels, is damaged, or does not fit. Parts of
 /// it may be in guest memory then.
 pub fn load_kernel(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
-    if elf::is_elf(image) {
-        load_elf(mem, image)
-    } else if bzimage::is_bzimage(image) {
-        bzimage::load(mem, image)
-    } else {
-        Err(Error::NotAKernel { size: image.len() })
+    let elf = elf::is_elf(image).then(|| Elf::parse(image));
+    if let Some(Ok(elf)) = &elf
+        && let Some(entry) = elf.pvh_entry
+    {
+        return elf.load(mem, image, entry, Protocol::Pvh);
     }
-}
-
-fn load_elf(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
-    let elf = Elf::parse(image)?;
-    match elf.pvh_entry {
-        Some(entry) => elf.load(mem, image, entry, Protocol::Pvh),
-        None if elf.wide => elf.load(mem, image, elf.entry, Protocol::Linux64),
-        None => Err(Error::NoEntry),
+    if elf.is_none() && bzimage::is_bzimage(image) {
+        return bzimage::load(mem, image);
+    }
+    if let Some(header) = multiboot::Header::find(image) {
+        return header.load(mem, image, elf);
+    }
+    let elf = elf.ok_or(Error::NotAKernel { size: image.len() })??;
+    if elf.wide {
+        elf.load(mem, image, elf.entry, Protocol::Linux64)
+    } else {
+        Err(Error::NoEntry)
     }
 }
 

@@ -68,23 +68,23 @@ pub fn load_module(
     })
 }
 
-/// Writes a list of modules, of one entry for each of `lines`, with these command
-/// lines behind it. `entry` makes the bytes of the entry at an index from the
-/// address of its command line, which is 0 where that is empty.
+/// Writes a list of modules, with their command lines behind it. `entry` makes an
+/// entry of it from the module's place and the address of its command line, which
+/// is 0 where that is empty.
 pub(super) fn write_list<const N: usize>(
     mem: &GuestMemory,
-    lines: &[String],
-    mut entry: impl FnMut(usize, u64) -> [u8; N],
+    modules: &[Module],
+    entry: impl Fn(&Range<u64>, u64) -> [u8; N],
 ) -> Result<(), Error> {
     let mut list = Vec::new();
     let mut texts = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let address = MODULES.0 + len_u64(lines.len() * N + texts.len());
-        if line.is_empty() {
-            list.extend(entry(number, 0));
+    for Module { range, cmdline } in modules {
+        if cmdline.is_empty() {
+            list.extend(entry(range, 0));
         } else {
-            list.extend(entry(number, address));
-            texts.extend(line.bytes());
+            let address = MODULES.0 + len_u64(modules.len() * N + texts.len());
+            list.extend(entry(range, address));
+            texts.extend(cmdline.bytes());
             texts.push(0);
         }
     }
@@ -178,11 +178,18 @@ mod tests {
         assert_eq!(room.start, 0x10_0000);
     }
 
+    fn module(cmdline: &str) -> Module {
+        Module {
+            range: 0x10_0000..0x10_0001,
+            cmdline: cmdline.to_owned(),
+        }
+    }
+
     #[test]
     fn a_list_has_its_command_lines_behind_it() {
         let mem = memory(4 << 20);
-        let lines = ["one".to_owned(), String::new(), "three".to_owned()];
-        write_list(&mem, &lines, |_, address| address.to_le_bytes()).unwrap();
+        let modules = ["one", "", "three"].map(module);
+        write_list(&mem, &modules, |_, address| address.to_le_bytes()).unwrap();
         let at =
             |number: u64| -> u64 { mem.read_obj(GuestAddress(MODULES.0 + number * 8)).unwrap() };
         assert_eq!(read(&mem, at(0), 4), b"one\0");
@@ -194,7 +201,7 @@ mod tests {
     fn a_list_that_is_too_long_is_refused() {
         let mem = memory(4 << 20);
         let most = index(MODULES_ROOM);
-        let one = |length| ["x".repeat(length)];
+        let one = |length| [module(&"x".repeat(length))];
         write_list(&mem, &one(most - 9), |_, _| [0; 8]).unwrap();
         let error = write_list(&mem, &one(most - 8), |_, _| [0; 8]).unwrap_err();
         assert!(

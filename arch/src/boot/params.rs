@@ -1,6 +1,7 @@
 //! Boot data: what a kernel finds in memory besides itself.
 
 use std::ops::Range;
+use std::path::Path;
 
 use linux_loader::loader::bootparam::{
     E820_MAX_ENTRIES_ZEROPAGE, boot_e820_entry, boot_params, setup_header,
@@ -12,7 +13,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::memory_map::memory_map;
 use super::modules::{Module, write_list};
-use super::{Error, LoadedKernel, Protocol, Unpacked};
+use super::{Error, LoadedKernel, Protocol, Unpacked, multiboot};
 use crate::GuestMemory;
 use crate::layout::{COMMAND_LINE, COMMAND_LINE_ROOM, MODULES, PVH_START_INFO, ZERO_PAGE};
 use crate::paging::write_identity_map;
@@ -33,19 +34,43 @@ const PVH_MEMORY_MAP_MAX: usize = (0x1000 - 0x80) / 24;
 /// What the machine tells its kernel.
 #[derive(Clone, Debug)]
 pub struct BootParams<'a> {
-    /// Command line: ASCII without NUL.
+    /// Command line, as [`command_line`] gives it: ASCII without NUL.
     pub cmdline: &'a str,
-    /// What [`load_initrd`](super::load_initrd) returned. To PVH it is the first
-    /// module.
+    /// What [`load_initrd`](super::load_initrd) returned. To PVH and Multiboot it is
+    /// the first module.
     pub initrd: Option<Range<u64>>,
-    /// What [`load_module`](super::load_module) returned, for PVH.
+    /// What [`load_module`](super::load_module) returned, for PVH and Multiboot.
     pub modules: &'a [Module],
     /// What [`acpi::build`](crate::acpi::build) returned.
     pub rsdp: GuestAddress,
 }
 
+impl BootParams<'_> {
+    /// All modules of a protocol for which the initrd is the first.
+    pub(super) fn all_modules(&self) -> Vec<Module> {
+        let initrd = self.initrd.iter().map(|range| Module {
+            range: range.clone(),
+            cmdline: String::new(),
+        });
+        initrd.chain(self.modules.iter().cloned()).collect()
+    }
+}
+
+/// `text` as `kernel` expects a command line: Multiboot's begin with the name of
+/// the file, which kernels skip.
+#[must_use]
+pub fn command_line(kernel: &LoadedKernel, file: &Path, text: &str) -> String {
+    if kernel.protocol != Protocol::Multiboot {
+        return text.to_owned();
+    }
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let word = name.replace(|c: char| !c.is_ascii_graphic(), "_");
+    format!("{word} {text}").trim_end().to_owned()
+}
+
 /// Writes the command line; for Linux the zero page, with the memory map, and
-/// page tables; for PVH the start info, with the same; and the GDT.
+/// page tables; for PVH the start info, and for Multiboot its information, with the
+/// same map; and the GDT.
 ///
 /// # Errors
 /// If the command line is not acceptable, or RAM is missing or in too many
@@ -66,6 +91,7 @@ pub fn write_boot_data(
                 .map_err(write("the zero page"))
         }
         Protocol::Pvh => write_start_info(mem, params),
+        Protocol::Multiboot => multiboot::info::write(mem, params),
     }
 }
 
@@ -172,11 +198,7 @@ fn write_start_info(mem: &GuestMemory, params: &BootParams<'_>) -> Result<(), Er
             });
         }
     };
-    let initrd = params.initrd.iter().map(|range| Module {
-        range: range.clone(),
-        cmdline: String::new(),
-    });
-    let modules: Vec<Module> = initrd.chain(params.modules.iter().cloned()).collect();
+    let modules = params.all_modules();
     let count = u32::try_from(modules.len()).unwrap_or(u32::MAX);
     write_modules(mem, &modules)?;
     let info = hvm_start_info {
@@ -204,12 +226,7 @@ fn write_start_info(mem: &GuestMemory, params: &BootParams<'_>) -> Result<(), Er
 }
 
 fn write_modules(mem: &GuestMemory, modules: &[Module]) -> Result<(), Error> {
-    let lines: Vec<String> = modules
-        .iter()
-        .map(|module| module.cmdline.clone())
-        .collect();
-    write_list(mem, &lines, |number, cmdline_paddr| {
-        let range = &modules[number].range;
+    write_list(mem, modules, |range, cmdline_paddr| {
         let entry = hvm_modlist_entry {
             paddr: range.start,
             size: range.end - range.start,

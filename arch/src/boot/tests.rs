@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::synthetic::{Program, add_pvh_note, bzimage, elf, header, memory, pack, read};
+use super::synthetic::{
+    Program, add_pvh_note, bzimage, elf, elf32, header, memory, pack, put, read,
+};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -16,6 +18,26 @@ fn plain() -> Vec<u8> {
     let mut file = elf(4 * MIB, &programs, 0x800);
     add_pvh_note(&mut file, 2, 0x700, 0x40_0010);
     file
+}
+
+/// A Multiboot image: an ELF of 32 bits, with address fields in its header or not.
+fn multiboot(flags: u32) -> Vec<u8> {
+    let mut code = vec![0x90; 0x100];
+    let checksum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
+    let words = [
+        0x1bad_b002,
+        flags,
+        checksum,
+        0x40_0020,
+        0x40_0000,
+        0x40_0100,
+        0x40_2000,
+        0x40_0040,
+    ];
+    for (index, word) in words.iter().enumerate() {
+        put(&mut code, 0x20 + index * 4, &word.to_le_bytes());
+    }
+    elf32(0x40_0000, &code, None)
 }
 
 fn packed(compression: Compression) -> Vec<u8> {
@@ -35,10 +57,15 @@ fn boot(mem: &GuestMemory, image: &[u8]) {
     if let Ok(initrd) = load_initrd(mem, &kernel, &mut &[1u8; 0x3000][..], 0x3000) {
         assert!(initrd.start >= kernel.end.0);
     }
+    let mut room = module_room(mem, &kernel, None);
+    let module = load_module(mem, &kernel, &mut room, &[1; 0x1001], "module").ok();
+    if let Some(module) = &module {
+        assert!(module.range.start >= kernel.end.0);
+    }
     let params = BootParams {
         cmdline: "",
         initrd: None,
-        modules: &[],
+        modules: module.as_slice(),
         rsdp: GuestAddress(0xe_0000),
     };
     write_boot_data(mem, &kernel, &params).unwrap();
@@ -135,6 +162,8 @@ fn only_a_kernel_is_written_again() {
 fn images() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(plain()),
+        Just(multiboot(3)),
+        Just(multiboot(0x1_0003)),
         Just(packed(Compression::Stored)),
         Just(packed(Compression::Gzip)),
         Just(packed(Compression::Lz4)),
@@ -162,7 +191,7 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         for (place, in_headers, bytes) in mutations {
-            let most = if in_headers { 0x270 } else { image.len() };
+            let most = if in_headers { image.len().min(0x270) } else { image.len() };
             let at = place.index(most);
             let end = image.len().min(at + bytes.len());
             image[at..end].copy_from_slice(&bytes[..end - at]);

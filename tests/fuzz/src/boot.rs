@@ -35,6 +35,8 @@ pub fn load(image: &[u8]) {
     let size = image.len().min(4096);
     let initrd = boot::load_initrd(&mem, &kernel, &mut &image[..size], size as u64).ok();
     let cmdline = String::from_utf8_lossy(&image[..size]);
+    let mut room = boot::module_room(&mem, &kernel, initrd.as_ref());
+    let module = boot::load_module(&mem, &kernel, &mut room, &image[..size], &cmdline).ok();
     let params = BootParams {
         cmdline: if image.len() % 2 == 0 {
             "console=ttyS0"
@@ -42,6 +44,7 @@ pub fn load(image: &[u8]) {
             &cmdline
         },
         initrd,
+        modules: module.as_slice(),
         rsdp: GuestAddress(0xe_0000),
     };
     let _ = boot::write_boot_data(&mem, &kernel, &params);

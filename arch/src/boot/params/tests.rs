@@ -13,7 +13,7 @@ fn kernel(protocol: Protocol) -> LoadedKernel {
         max_cmdline: 2047,
         unpacked: match protocol {
             Protocol::Linux64 => Unpacked::Natively(Compression::Zstd),
-            Protocol::Pvh => Unpacked::Plain,
+            Protocol::Pvh | Protocol::Multiboot => Unpacked::Plain,
         },
     }
 }

@@ -127,6 +127,10 @@ pub const PM1A_EVENT_PORTS: u8 = 4;
 pub const PM1A_CONTROL_PORT: u16 = 0x604;
 /// Length of the control block in bytes.
 pub const PM1A_CONTROL_PORTS: u8 = 2;
+/// PM timer (ACPI 4.8.3.3), 32 bits wide.
+pub const PM_TIMER_PORT: u16 = 0x608;
+/// Length of the timer in bytes.
+pub const PM_TIMER_PORTS: u8 = 4;
 /// `SLP_TYP` that means soft off, as the DSDT's `\_S5` says.
 pub const SLEEP_TYPE_S5: u8 = 5;
 

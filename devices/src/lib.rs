@@ -23,6 +23,8 @@ pub enum Action {
     Reset,
     /// Power the machine off.
     Shutdown,
+    /// End the run with this exit status.
+    Exit(u8),
 }
 
 impl Action {

@@ -173,6 +173,13 @@ impl System {
         self
     }
 
+    /// Ends its work by a debug exit with this status.
+    #[must_use]
+    pub fn ends_with(mut self, status: u8) -> Self {
+        self.0["status"] = json!(status);
+        self
+    }
+
     /// With these modules, each a value of `--module`.
     #[must_use]
     pub fn modules(mut self, modules: &[&str]) -> Self {

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use kvm_ioctls::{Cap, Kvm};
 use nestling_arch::acpi::{self, AcpiConfig};
-use nestling_arch::boot::{self, BootParams, LoadedKernel, Module};
+use nestling_arch::boot::{self, BootParams, LoadedKernel, Module, Protocol};
 use nestling_arch::cpuid::{self, CpuidContext, Vendor};
 use nestling_arch::nested::{self, Exposure, HostFacts, Obstacle, Request};
 use nestling_arch::{GuestMemory, layout, msr};
@@ -164,6 +164,8 @@ impl<'a> Prepared<'a> {
 
         let tables = AcpiConfig {
             cpus: config.cpus,
+            // Linux has kvmclock; what else is booted may know no better timer.
+            pm_timer: kernel.protocol != Protocol::Linux64,
             mmio32: layout::PCI_MMIO32,
             mmio64: pci_high,
         };

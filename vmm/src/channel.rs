@@ -229,6 +229,8 @@ impl FaultKind {
 pub enum How {
     /// The guest powered off.
     PowerOff,
+    /// The guest ended it by its debug exit.
+    DebugExit,
     /// The guest asked for a reset, and the machine doesn't restart.
     Reset,
     /// A vCPU triple-faulted.

@@ -31,6 +31,8 @@ pub enum Next {
 pub enum End {
     /// The guest powered the machine off.
     PowerOff,
+    /// The guest ended the run with this exit status.
+    DebugExit(u8),
     /// The guest reset the machine.
     Reset,
     /// The guest's processor shut down (SDM 3, 6.15: a triple fault).
@@ -147,6 +149,7 @@ impl From<Action> for Next {
             Action::None => Self::Enter,
             Action::Reset => Self::Stop(End::Reset),
             Action::Shutdown => Self::Stop(End::PowerOff),
+            Action::Exit(status) => Self::Stop(End::DebugExit(status)),
         }
     }
 }
@@ -171,6 +174,7 @@ mod tests {
             match data {
                 [1, ..] => Action::Reset,
                 [2, ..] => Action::Shutdown,
+                [3, ..] => Action::Exit(33),
                 _ => Action::None,
             }
         }
@@ -242,6 +246,7 @@ mod tests {
             (0, Next::Enter),
             (1, Next::Stop(End::Reset)),
             (2, Next::Stop(End::PowerOff)),
+            (3, Next::Stop(End::DebugExit(33))),
         ] {
             let (from_port, counts) = after(VcpuExit::IoOut(0x60, &[byte]));
             assert_eq!((&from_port, counts.port_writes), (&next, 1));

@@ -258,6 +258,10 @@ pub struct Run {
     pub modules: Vec<String>,
     /// The machine.
     pub machine: Machine,
+    /// Its guest has a debug exit, and has done its work if it ends the run with
+    /// this status; without one, if it powers off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u8>,
     /// How long it may take from its start to its end, in seconds.
     pub total_s: u32,
 }

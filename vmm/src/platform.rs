@@ -11,6 +11,9 @@ use nestling_arch::layout;
 use nestling_devices::bus::{Bus, SharedDevice};
 use nestling_devices::host::Host;
 use nestling_devices::legacy::acpi_pm::AcpiPm;
+use nestling_devices::legacy::exit_ports::{
+    DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit, SHUTDOWN_PORT, ShutdownPort,
+};
 use nestling_devices::legacy::reset::{KEYBOARD_COMMAND_PORT, KeyboardReset};
 use nestling_devices::legacy::rtc::Rtc;
 use nestling_devices::legacy::serial::Serial;
@@ -74,7 +77,7 @@ impl Platform {
         let ending = Arc::new(AtomicBool::new(false));
         let serial = serial(vm, streams, &room, &ending)?;
         let pm = power_management(vm)?;
-        add_legacy(&mut pio, &serial, &pm)?;
+        add_legacy(&mut pio, &serial, &pm, config.debug_exit)?;
 
         let panicked = Arc::new(AtomicBool::new(false));
         let mut pci = PciBuilder {
@@ -174,9 +177,10 @@ fn add_legacy(
     pio: &mut Bus,
     serial: &Arc<Mutex<Serial>>,
     pm: &Arc<Mutex<AcpiPm>>,
+    debug_exit: bool,
 ) -> Result<(), BuildError> {
-    let pm_ports = u64::from(layout::PM1A_EVENT_PORTS + layout::PM1A_CONTROL_PORTS);
-    let devices: [(u64, u64, SharedDevice, &'static str); 4] = [
+    let pm_end = layout::PM_TIMER_PORT + u16::from(layout::PM_TIMER_PORTS);
+    let mut devices: Vec<(u64, u64, SharedDevice, &'static str)> = vec![
         (
             layout::COM1_PORT.into(),
             layout::COM1_PORTS.into(),
@@ -197,11 +201,21 @@ fn add_legacy(
         ),
         (
             layout::PM1A_EVENT_PORT.into(),
-            pm_ports,
+            u64::from(pm_end - layout::PM1A_EVENT_PORT),
             pm.clone(),
             "power management",
         ),
+        (
+            SHUTDOWN_PORT,
+            1,
+            shared(ShutdownPort::default()),
+            "shutdown port",
+        ),
     ];
+    if debug_exit {
+        let device = shared(DebugExit);
+        devices.push((DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, device, "debug exit"));
+    }
     for (base, length, device, name) in devices {
         pio.insert(base, length, device, name)?;
     }

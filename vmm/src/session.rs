@@ -116,12 +116,13 @@ fn finish(
                 source,
             })?;
     }
-    Ok(match fault(report) {
-        None => Verdict::Done,
-        Some(fault) => {
-            tracing::error!("{fault}");
-            Verdict::Failed
-        }
+    if let Some(fault) = fault(report) {
+        tracing::error!("{fault}");
+        return Ok(Verdict::Failed);
+    }
+    Ok(match report.end {
+        End::DebugExit(status) => Verdict::Guest(status),
+        _ => Verdict::Done,
     })
 }
 
@@ -130,7 +131,7 @@ fn fault(report: &Report) -> Option<String> {
     match &report.end {
         End::Failed(reason) => Some(format!("the machine can't go on: {reason}")),
         End::TripleFault => Some("the guest's processor shut down (triple fault)".into()),
-        End::PowerOff | End::Stopped | End::Reset => report
+        End::PowerOff | End::DebugExit(_) | End::Stopped | End::Reset => report
             .panicked
             .then(|| "the guest's kernel panicked".into()),
     }
@@ -139,6 +140,7 @@ fn fault(report: &Report) -> Option<String> {
 fn how(end: &End) -> (How, String) {
     match end {
         End::PowerOff => (How::PowerOff, String::new()),
+        End::DebugExit(_) => (How::DebugExit, String::new()),
         End::Reset => (How::Reset, String::new()),
         End::TripleFault => (How::TripleFault, String::new()),
         End::Stopped => (How::Killed, String::new()),
@@ -196,6 +198,7 @@ mod tests {
     fn every_end_has_its_event_and_its_verdict() {
         for (end, event, wrong) in [
             (End::PowerOff, How::PowerOff, None),
+            (End::DebugExit(3), How::DebugExit, None),
             (End::Reset, How::Reset, None),
             (End::Stopped, How::Killed, None),
             (End::TripleFault, How::TripleFault, Some("triple fault")),

@@ -6,8 +6,8 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::layout::{
-    PM1A_CONTROL_PORT, PM1A_CONTROL_PORTS, PM1A_EVENT_PORT, PM1A_EVENT_PORTS, RESET_PORT,
-    RESET_VALUE, SCI_IRQ,
+    PM_TIMER_PORT, PM_TIMER_PORTS, PM1A_CONTROL_PORT, PM1A_CONTROL_PORTS, PM1A_EVENT_PORT,
+    PM1A_EVENT_PORTS, RESET_PORT, RESET_VALUE, SCI_IRQ,
 };
 
 /// IAPC_BOOT_ARCH (table 5.11): there are devices a bus doesn't announce.
@@ -32,10 +32,9 @@ pub(super) fn facs() -> FACS {
 
 /// The fixed description: where the power management registers are.
 ///
-/// No PM timer: the guest has kvmclock and the TSC, and each read would be an
-/// exit. SMI_CMD is 0, so ACPI mode is on from the start. The power button is
-/// the fixed one, as its flag isn't set.
-pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
+/// The PM timer is named if `timer` says so. SMI_CMD is 0, so ACPI mode is on from
+/// the start. The power button is the fixed one, as its flag isn't set.
+pub(super) fn fadt(facs: u64, dsdt: u64, timer: bool) -> FADT {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .firmware_ctrl_64(facs)
         .dsdt_64(dsdt)
@@ -57,6 +56,12 @@ pub(super) fn fadt(facs: u64, dsdt: u64) -> FADT {
         PM1A_CONTROL_PORTS,
         AccessSize::WordAccess,
     );
+    if timer {
+        fadt = fadt.flag(Flags::TmrValExt);
+        fadt.pm_tmr_blk = u32::from(PM_TIMER_PORT).into();
+        fadt.pm_tmr_len = PM_TIMER_PORTS;
+        fadt.x_pm_tmr_blk = ports(PM_TIMER_PORT, PM_TIMER_PORTS, AccessSize::DwordAccess);
+    }
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;

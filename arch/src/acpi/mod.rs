@@ -27,6 +27,9 @@ const OEM_REVISION: u32 = 1;
 pub struct AcpiConfig {
     /// How many vCPUs; their APIC ids are 0 up to it.
     pub cpus: u32,
+    /// Whether a PM timer is named. A guest that has kvmclock needs none: it would
+    /// try it out, and each read of it is an exit.
+    pub pm_timer: bool,
     /// The window for 32-bit BARs.
     pub mmio32: Range<u64>,
     /// The window for 64-bit BARs.
@@ -66,7 +69,7 @@ pub fn build(mem: &GuestMemory, config: &AcpiConfig) -> Result<GuestAddress, Err
     };
     let facs = writer.write(&fixed::facs())?;
     let dsdt = writer.write(&dsdt::dsdt(config))?;
-    let fadt = writer.write(&fixed::fadt(facs, dsdt))?;
+    let fadt = writer.write(&fixed::fadt(facs, dsdt, config.pm_timer))?;
     let madt = writer.write(&interrupts::madt(config.cpus))?;
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     mcfg.add_ecam(ECAM_BASE, 0, 0, 0);

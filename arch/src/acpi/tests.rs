@@ -6,6 +6,7 @@ fn machine(cpus: u32) -> (GuestMemory, GuestAddress) {
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
     let config = AcpiConfig {
         cpus,
+        pm_timer: cpus > 1,
         mmio32: 0xC000_0000..0xE000_0000,
         mmio64: 1 << 40..1 << 41,
     };
@@ -105,6 +106,18 @@ fn the_fadt_names_the_registers_and_no_keyboard_controller() {
 }
 
 #[test]
+fn the_fadt_names_a_pm_timer_if_asked_to() {
+    let (mem, rsdp) = machine(2);
+    let fadt = &tables(&mem, rsdp)["FACP"];
+    let dword = |at: usize| u32::from_le_bytes(fadt[at..at + 4].try_into().unwrap());
+    assert_eq!((dword(76), fadt[91]), (0x608, 4), "PM_TMR_BLK");
+    assert_ne!(dword(112) & 1 << 8, 0, "32 bits wide");
+    // X_PM_TMR_BLK: in port space, 32 bits, read as such.
+    assert_eq!(fadt[208..212], [1, 32, 0, 3]);
+    assert_eq!(word(fadt, 212), 0x608);
+}
+
+#[test]
 fn the_dsdt_holds_the_windows() {
     let (mem, rsdp) = machine(1);
     let dsdt = &tables(&mem, rsdp)["DSDT"];
@@ -135,6 +148,7 @@ fn memory_that_ends_below_is_refused() {
     assert_eq!(mem.num_regions(), 1);
     let config = AcpiConfig {
         cpus: 1,
+        pm_timer: false,
         mmio32: 0..1,
         mmio64: 0..1,
     };

@@ -9,15 +9,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Action;
 use crate::bus::BusDevice;
 
-/// The number of ports the registers take, from [`layout::PM1A_EVENT_PORT`] on.
-pub const ACPI_PM_PORTS: u64 = 12;
-
 /// The PM1a control block from the first port: 2 bytes. Before it is the event
 /// block, 2 bytes of status and 2 of enable.
 const PM1A_CONTROL_OFFSET: u64 = layout::PM1A_CONTROL_PORT as u64 - layout::PM1A_EVENT_PORT as u64;
-
-/// The power management timer from the first port: 4 bytes, 32 bits wide.
-pub const PM_TIMER_OFFSET: u64 = 8;
 
 /// The timer's frequency in hertz (ACPI 6.5, 4.8.3.3).
 const PM_TIMER_HZ: u128 = 3_579_545;
@@ -212,9 +206,10 @@ mod tests {
         assert_eq!(timer_at(Duration::from_secs(1200)), 486_704, "modulo 2^32");
         let (mut pm, _sci) = fixture();
         let mut data = [0; 4];
-        pm.read(PM_TIMER_OFFSET, &mut data);
+        let offset = u64::from(layout::PM_TIMER_PORT - layout::PM1A_EVENT_PORT);
+        pm.read(offset, &mut data);
         let first = u32::from_le_bytes(data);
-        pm.read(PM_TIMER_OFFSET, &mut data);
+        pm.read(offset, &mut data);
         assert!(u32::from_le_bytes(data) >= first);
     }
 }

@@ -89,6 +89,8 @@ pub enum Verdict {
     Done,
     /// It ended as it shouldn't; the reason is already printed.
     Failed,
+    /// The guest chose the exit code.
+    Guest(u8),
 }
 
 /// Why a command could not do its work.
@@ -143,6 +145,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::from(1),
+        Ok(Verdict::Guest(code)) => ExitCode::from(code),
         Err(failure) => report(&failure),
     }
 }

@@ -360,6 +360,7 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
         modules: &[],
         machine: &plan.machine,
         raw_console: plan.raw_console,
+        debug_exit: false,
         channel: true,
         kernel_cache: true,
     })

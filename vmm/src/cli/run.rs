@@ -108,6 +108,10 @@ pub(super) struct Run {
     #[arg(long, value_name = "STREAM")]
     events: Option<Endpoint>,
 
+    /// Let the guest end the run with an exit code: VALUE to port 0xf4 is (VALUE << 1) | 1
+    #[arg(long)]
+    debug_exit: bool,
+
     /// End when the guest resets, instead of booting it again
     #[arg(long)]
     no_reboot: bool,
@@ -158,6 +162,7 @@ impl Run {
             console: self.console,
             channel: self.channel,
             events: self.events,
+            debug_exit: given(self.debug_exit),
             no_reboot: given(self.no_reboot),
             stats: given(self.stats),
             kernel_cache: self.no_kernel_cache.then_some(false),

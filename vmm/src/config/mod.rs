@@ -66,6 +66,8 @@ pub struct VmConfig {
     pub channel: Option<Endpoint>,
     /// Where the monitor reports the machine's life as JSON lines.
     pub events: Option<Endpoint>,
+    /// Let the guest end the run with an exit status, by port 0xf4.
+    pub debug_exit: bool,
     /// End with the guest's reset instead of starting over.
     pub no_reboot: bool,
     /// Print KVM's counts at the end.
@@ -124,6 +126,7 @@ impl VmConfig {
             console: file.console.unwrap_or(ConsoleMode::Off),
             channel: file.channel,
             events: file.events,
+            debug_exit: file.debug_exit.unwrap_or(false),
             no_reboot: file.no_reboot.unwrap_or(false),
             stats: file.stats.unwrap_or(false),
             kernel_cache: file.kernel_cache.unwrap_or(true),

@@ -30,6 +30,7 @@ fn a_file_says_all_that_flags_can() {
         console = "file=out.log"
         channel = "unix=chan.sock"
         events = "fd=4"
+        debug_exit = true
         no_reboot = true
         stats = true
 
@@ -75,7 +76,7 @@ fn a_file_says_all_that_flags_can() {
     assert_eq!(config.serial, ConsoleMode::Off);
     assert_eq!(config.console, ConsoleMode::File("out.log".into()));
     assert_eq!(config.events, Some(Endpoint::Descriptor(4)));
-    assert!(config.no_reboot && config.stats);
+    assert!(config.debug_exit && config.no_reboot && config.stats);
 }
 
 #[test]

@@ -202,6 +202,7 @@ fn boot(
         modules: &[],
         machine: &nest.machine,
         raw_console: nest.raw_console,
+        debug_exit: false,
         channel: true,
         // A level's files are its memory.
         kernel_cache: false,
@@ -228,10 +229,11 @@ fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> 
         modules: &run.modules,
         machine: &run.machine,
         raw_console: false,
+        debug_exit: run.status.is_some(),
         channel: false,
         kernel_cache: false,
     })?;
-    let watch = Watch::other(level, &run.name, run.total_s);
+    let watch = Watch::other(level, &run.name, run.status, run.total_s);
     supervise(machine, watch, Some(stop), None, &mut |event| {
         reporter.forward(event);
     })?;

@@ -104,6 +104,8 @@ pub struct MonitorSpec<'a> {
     pub machine: &'a order::Machine,
     /// The guest's console is this process's standard input and output.
     pub raw_console: bool,
+    /// The guest may end the run with an exit status.
+    pub debug_exit: bool,
     /// The guest is nestling, which speaks through the channel.
     pub channel: bool,
     /// Keep the kernel unpacked in this user's cache for the next nest.
@@ -132,6 +134,9 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .arg("--no-reboot");
     if let Some(initrd) = spec.initrd {
         command.arg("--initrd").arg(initrd);
+    }
+    if spec.debug_exit {
+        command.arg("--debug-exit");
     }
     for module in spec.modules {
         command.args(["--module", module]);

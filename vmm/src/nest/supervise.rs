@@ -299,8 +299,8 @@ impl Supervision<'_> {
                 what: What::Workload(result.clone()),
             });
         }
-        // A system that can't say so itself has done what it was started for.
-        if verdict.result.is_some() && verdict.fault.is_none() {
+        // It can't say so itself.
+        if verdict.result.as_ref().is_some_and(|result| result.ok) {
             observer.event(Event {
                 level,
                 what: What::Done,

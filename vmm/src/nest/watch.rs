@@ -51,6 +51,8 @@ pub struct Watch {
 #[derive(Debug)]
 struct Other {
     name: String,
+    /// The exit status by which it says that it has done its work, if it has one.
+    status: Option<u8>,
     /// The start of what its console said.
     output: String,
 }
@@ -92,9 +94,10 @@ impl Watch {
     }
 
     /// A watch over a machine of `level` with another system, which the order
-    /// calls `name`: it has only its end to reach within `total_s` seconds.
+    /// calls `name`: it has only its end to reach within `total_s` seconds, by a
+    /// debug exit with `status`, or by powering off.
     #[must_use]
-    pub fn other(level: u8, name: &str, total_s: u32) -> Self {
+    pub fn other(level: u8, name: &str, status: Option<u8>, total_s: u32) -> Self {
         let limits = Limits {
             boot_s: total_s,
             silence_s: total_s,
@@ -103,6 +106,7 @@ impl Watch {
         Self {
             other: Some(Other {
                 name: name.to_owned(),
+                status,
                 output: String::new(),
             }),
             ..Self::new(level, limits)
@@ -275,8 +279,12 @@ impl Watch {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let did_its_work = match self.other {
-            Some(_) => how == How::PowerOff,
+        let did_its_work = match &self.other {
+            Some(Other { status: None, .. }) => how == How::PowerOff,
+            Some(Other {
+                status: Some(wanted),
+                ..
+            }) => how == How::DebugExit && status.code() == Some((*wanted).into()),
             None => self.done.is_some() && !matches!(how, How::Killed | How::Error),
         };
         let fault = if self.panicked || (self.panic_text.is_some() && how != How::PowerOff) {
@@ -302,7 +310,7 @@ impl Watch {
                 FaultKind::TripleFault
             };
             Some(Fault { kind, detail })
-        } else if did_its_work {
+        } else if did_its_work || how == How::DebugExit {
             None
         } else if how == How::Exited && self.up && status.success() {
             // An emulator told to end at a reset ends as if all were well.
@@ -328,7 +336,7 @@ impl Watch {
         };
         let result = self.other.map(|other| WorkloadResult {
             name: other.name,
-            ok: fault.is_none(),
+            ok: did_its_work && fault.is_none(),
             status: status.code(),
             output: other.output,
         });

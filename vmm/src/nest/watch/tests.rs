@@ -24,7 +24,7 @@ fn own(what: What) -> Event {
 
 #[test]
 fn another_system_is_judged_by_its_end_alone() {
-    let other = || Signs(Watch::other(2, "xen", 300));
+    let other = || Signs(Watch::other(2, "xen", None, 300));
     let result = |signs: Signs| {
         let status = ExitStatus::from_raw(0);
         let Verdict { fault, result, .. } = signs.0.verdict(status, "");
@@ -51,8 +51,26 @@ fn another_system_is_judged_by_its_end_alone() {
 }
 
 #[test]
+fn another_system_may_end_with_a_status() {
+    for (how, code, wanted, ok, fault) in [
+        (How::DebugExit, 33, 33, true, None),
+        (How::DebugExit, 3, 33, false, None),
+        (How::PowerOff, 0, 33, false, Some(FaultKind::PowerOff)),
+        // The monitor's own failure isn't the guest's status.
+        (How::Error, 1, 1, false, Some(FaultKind::MonitorDied)),
+    ] {
+        let watch = Watch::other(2, "test", Some(wanted), 300);
+        let signs = Signs(watch).started().ended(how);
+        let verdict = signs.0.verdict(ExitStatus::from_raw(code << 8), "");
+        let result = verdict.result.expect("a result");
+        assert_eq!((result.ok, result.status), (ok, Some(code)), "{how:?}");
+        assert_eq!(verdict.fault.map(|fault| fault.kind), fault);
+    }
+}
+
+#[test]
 fn of_another_systems_console_the_start_is_kept() {
-    let mut signs = Signs(Watch::other(2, "loud", 300));
+    let mut signs = Signs(Watch::other(2, "loud", None, 300));
     for _ in 0..1000 {
         signs = signs.console("a line of the console");
     }

@@ -85,7 +85,7 @@ fn within_host(cpuid: &Cpuid, supported: &Cpuid) -> Result<(), Error> {
         let host = supported.get(leaf, subleaf.unwrap_or(0));
         for register in [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx] {
             let allowed = host.get(register) | filled_in(leaf, register, amd);
-            let bits = registers.get(register) & !allowed;
+            let bits = beyond(leaf, register, registers.get(register), allowed);
             if bits != 0 {
                 return Err(Error::NotOnHost {
                     leaf,
@@ -97,6 +97,15 @@ fn within_host(cpuid: &Cpuid, supported: &Cpuid) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// What a register has beyond what it may have.
+fn beyond(leaf: u32, register: Register, value: u32, allowed: u32) -> u32 {
+    match (leaf, register) {
+        // How many address space identifiers there are, not bits.
+        (SVM_LEAF, Register::Ebx) if value <= allowed => 0,
+        _ => value & !allowed,
+    }
 }
 
 /// The bits of a register that are the machine's own and not the host's.
@@ -166,6 +175,23 @@ mod tests {
             let error = Error::NotEmpty { leaf: SVM_LEAF };
             assert_eq!(verify(&cpuid, &supported, &context), Err(error), "{name}");
         }
+    }
+
+    #[test]
+    fn fewer_address_space_identifiers_pass_and_more_do_not() {
+        for asids in 2..=8 {
+            sound("amd-milan", &format!("svm,asids={asids}"));
+        }
+        let (mut cpuid, supported, mut context) = sound("amd-milan", "svm");
+        cpuid.get_mut(SVM_LEAF, None).unwrap().ebx = 9;
+        context.exposure = Exposure::Svm(SvmCapabilities::of(&cpuid));
+        let error = Error::NotOnHost {
+            leaf: SVM_LEAF,
+            subleaf: None,
+            register: Register::Ebx,
+            bits: 1,
+        };
+        assert_eq!(verify(&cpuid, &supported, &context), Err(error));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! shared run, because booting the emulated metal is what takes the time.
 
 pub mod binary;
+pub mod cpu;
 pub mod lab;
 pub mod nest;
 pub mod pattern;

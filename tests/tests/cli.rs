@@ -339,6 +339,34 @@ fn values_of_a_configuration_are_checked_like_flags() {
 }
 
 #[test]
+fn requests_for_controls_that_can_not_be_are_explained() {
+    let files = Files::new();
+    for (request, parts) in [
+        (
+            "vmx,-unrestricted",
+            &["did you mean unrestricted_guest?"][..],
+        ),
+        ("vmx,-frobnicate", &["frobnicate", "doctor --nested"]),
+        ("svm,-ept", &["ept is one of VMX's controls", "for SVM"]),
+        ("on,-ept,-npt", &["npt is one of SVM's controls", "for VMX"]),
+        (
+            "vmx,+unrestricted_guest,-ept",
+            &["unrestricted_guest can't be used without ept"],
+        ),
+        ("-ept,+ept", &["ept can't be asked for and hidden"]),
+        ("vmx,-cr3_load_exiting", &["cr3_load_exiting", "default1"]),
+        ("off,-npt", &["\"-npt\""]),
+        ("svm,asids=0", &["asids=0"]),
+    ] {
+        refuses(&["run", "--nested", request], 2, parts);
+        refuses(&["nest", "--nested", request], 2, parts);
+        refuses(&["doctor", "--nested", request], 2, parts);
+        let path = files.write("machine.toml", &format!("nested = {request:?}\n"));
+        refuses(&["run", "--config", &path], 2, parts);
+    }
+}
+
+#[test]
 fn nested_on_is_refused_where_the_host_cannot_nest() {
     or_skip!(skip::needs_kvm());
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -353,6 +381,7 @@ fn nested_on_is_refused_where_the_host_cannot_nest() {
         1,
         &["--nested on", "firmware"],
     );
+    refuses(&["doctor", "--nested"], 1, &["firmware"]);
     refuses(
         &["nest", "--metal", "host"],
         1,
@@ -370,6 +399,11 @@ fn nests_of_impossible_shape_are_refused() {
         (&["--depth", "8"], 2, &["depth 8", "1 to 7"]),
         (&["--cpus", "0"], 2, &["0 vCPUs"]),
         (&["--cpus", "1,1,1"], 2, &["3 levels"]),
+        (
+            &["--nested", "on", "--nested", "auto", "--nested", "off"],
+            2,
+            &["--nested", "3 levels"],
+        ),
         (&["--memory", "16M"], 2, &["16 MiB", "at least"]),
         (&["--memory", "16T"], 2, &["MiB", "lower --memory"]),
         (&["--workload", ""], 2, &["--workload"]),

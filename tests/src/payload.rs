@@ -36,6 +36,82 @@ impl Code {
             .out(0x3f9, 0)
     }
 
+    /// `mov dx, port; mov eax, value; out dx, eax`
+    #[must_use]
+    pub fn out32(mut self, port: u16, value: u32) -> Self {
+        let [low, high] = port.to_le_bytes();
+        self.0.extend([0x66, 0xba, low, high, 0xb8]);
+        self.0.extend(value.to_le_bytes());
+        self.0.push(0xef);
+        self
+    }
+
+    /// `mov dword ptr [address], value`
+    #[must_use]
+    pub fn store32(mut self, address: u32, value: u32) -> Self {
+        self.0.extend([0xc7, 0x05]);
+        self.0.extend(address.to_le_bytes());
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    /// Shows EAX and EBX as they are, four bytes each on COM1. What the kernel was
+    /// entered with, if it comes first.
+    #[must_use]
+    pub fn show_registers(mut self) -> Self {
+        self = self.show_eax();
+        self.0.extend([0x89, 0xd8]); // mov eax, ebx
+        self.show_eax()
+    }
+
+    /// Shows the four bytes of a port.
+    #[must_use]
+    pub fn show_port32(mut self, port: u16) -> Self {
+        let [low, high] = port.to_le_bytes();
+        // mov dx, port; in eax, dx
+        self.0.extend([0x66, 0xba, low, high, 0xed]);
+        self.show_eax()
+    }
+
+    /// Shows the byte of a port.
+    #[must_use]
+    pub fn show_port(mut self, port: u16) -> Self {
+        let [low, high] = port.to_le_bytes();
+        // mov dx, port; in al, dx; mov dx, 0x3f8; out dx, al
+        self.0
+            .extend([0x66, 0xba, low, high, 0xec, 0x66, 0xba, 0xf8, 0x03, 0xee]);
+        self
+    }
+
+    /// Shows the four bytes at an address, read at once.
+    #[must_use]
+    pub fn show32(mut self, address: u32) -> Self {
+        self.0.push(0xa1); // mov eax, [address]
+        self.0.extend(address.to_le_bytes());
+        self.show_eax()
+    }
+
+    /// Shows so many bytes from an address on.
+    #[must_use]
+    pub fn show_memory(mut self, address: u32, length: u32) -> Self {
+        self.0.push(0xbe); // mov esi, address
+        self.0.extend(address.to_le_bytes());
+        self.0.push(0xb9); // mov ecx, length
+        self.0.extend(length.to_le_bytes());
+        // mov dx, 0x3f8; again: lodsb; out dx, al; loop again
+        self.0
+            .extend([0x66, 0xba, 0xf8, 0x03, 0xac, 0xee, 0xe2, 0xfc]);
+        self
+    }
+
+    fn show_eax(mut self) -> Self {
+        self.0.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 0x3f8
+        for _ in 0..4 {
+            self.0.extend([0xee, 0xc1, 0xe8, 0x08]); // out dx, al; shr eax, 8
+        }
+        self
+    }
+
     /// Powers off: SLP_TYP 5 and SLP_EN (ACPI 4.8.3.2.1) to the PM1a control port.
     #[must_use]
     pub fn power_off(mut self) -> Self {
@@ -82,6 +158,13 @@ impl Code {
     pub fn halt(mut self) -> Self {
         self.0.extend([0xfa, 0xf4, 0xeb, 0xfd]);
         self
+    }
+
+    /// The code in a flat Multiboot image, behind its header.
+    #[must_use]
+    pub fn multiboot(&self) -> Vec<u8> {
+        let base = u32::try_from(ADDRESS).expect("it is low");
+        multiboot(1 << 16, [base, base, 0, 0, base + 32], &self.0)
     }
 
     /// The code in an ELF64 file with a PVH entry: headers, note, code.
@@ -146,6 +229,18 @@ pub fn elf(segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
         file.extend(*bytes);
     }
     file
+}
+
+/// A Multiboot header with these flags and address fields (header_addr, load_addr,
+/// load_end_addr, bss_end_addr, entry_addr), and what follows it.
+#[must_use]
+pub fn multiboot(flags: u32, addresses: [u32; 5], rest: &[u8]) -> Vec<u8> {
+    const MAGIC: u32 = 0x1bad_b002;
+    let checksum = 0_u32.wrapping_sub(MAGIC).wrapping_sub(flags);
+    let words = [MAGIC, flags, checksum].into_iter().chain(addresses);
+    let mut image: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    image.extend(rest);
+    image
 }
 
 /// The head of a bzImage: a setup sector whose header says 2.15 with a 64-bit

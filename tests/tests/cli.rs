@@ -225,6 +225,76 @@ fn a_foreign_elf_is_refused() {
 }
 
 #[test]
+fn a_multiboot_image_with_bad_addresses_is_refused() {
+    const BASE: u32 = 0x20_0000;
+    let end = BASE + 32 + 64;
+    let good = [BASE, BASE, end, end + 0x100, BASE + 32];
+    for (field, value, parts) in [
+        (
+            0,
+            BASE - 4,
+            &["header_addr 0x1ffffc", "load_addr 0x200000"][..],
+        ),
+        (1, BASE - 4, &["load_addr 0x1ffffc", "0x0 of the file"]),
+        (2, BASE, &["load_end_addr 0x200000"]),
+        (2, end + 1, &["load_end_addr 0x200061", "0x200060"]),
+        (3, end - 1, &["bss_end_addr 0x20005f", "0x200060"]),
+        (3, u32::MAX, &["RAM", "0xffffffff", "memory"]),
+        (4, BASE - 1, &["entry_addr 0x1fffff", "0x200000..0x200060"]),
+        (4, end, &["entry_addr 0x200060"]),
+    ] {
+        let mut addresses = good;
+        addresses[field] = value;
+        let image = payload::multiboot(1 << 16, addresses, &[0xf4; 64]);
+        refuses_kernel(&image, parts);
+    }
+    let low = [0x7000, 0x7000, 0, 0, 0x7020];
+    let image = payload::multiboot(1 << 16, low, &[0xf4; 64]);
+    refuses_kernel(&image, &["0x7000", "below 1 MiB"]);
+}
+
+#[test]
+fn a_multiboot_image_that_demands_too_much_is_refused() {
+    for (flags, part) in [
+        (1 << 2, "video mode"),
+        (1 << 5, "0x20"),
+        (0, "no address fields"),
+    ] {
+        let image = payload::multiboot(flags, [0; 5], &[]);
+        refuses_kernel(&image, &["Multiboot", part]);
+    }
+    let short = &payload::multiboot(1 << 16, [0; 5], &[])[..28];
+    refuses_kernel(short, &["address fields end at byte 32", "28"]);
+}
+
+#[test]
+fn modules_that_cannot_be_had_are_refused() {
+    or_skip!(skip::needs_kvm());
+    let files = Files::new();
+    let large = files.path("large");
+    fs::File::create(&large)
+        .unwrap()
+        .set_len(128 << 20)
+        .unwrap();
+    let (kernel, large) = (files.kernel(), large.to_str().unwrap());
+    let run = |module: &str, code, parts: &[&str]| {
+        let start = ["run", "--memory", "64M", "--kernel", &kernel, "--module"];
+        refuses(&[&start[..], &[module]].concat(), code, parts);
+    };
+    run(
+        "/nonexistent/module",
+        1,
+        &["/nonexistent/module", "No such file"],
+    );
+    run(large, 1, &["module", large, "does not fit", "memory"]);
+    run(",quiet", 2, &["--module", "path="]);
+    let small = files.write("small", b"a module");
+    run(&format!("{small},caf\u{e9}"), 1, &[&small, "0xc3"]);
+    let long = format!("{small},{}", "x".repeat(0x2_0000));
+    run(&long, 1, &["modules", "there is room for 131072"]);
+}
+
+#[test]
 fn an_initrd_that_does_not_fit_is_refused() {
     or_skip!(skip::needs_kvm());
     let files = Files::new();

@@ -9,12 +9,14 @@ use std::fs;
 use std::time::Duration;
 
 use nestling_tests::nest::{Life, Nest, Shared, network};
-use nestling_tests::plan::{Template, disk_digest, disk_write};
-use nestling_tests::{or_skip, pattern, skip};
+use nestling_tests::plan::{System, Template, disk_digest, disk_write};
+use nestling_tests::{hypervisor, or_skip, pattern, skip};
 use serde_json::json;
 
 /// Not a multiple of a sector's worth of pattern words, nor of a page.
 const LENGTH: usize = 1024 * 1024 + 512;
+/// The bare-metal hypervisor in the image.
+const HYPERVISOR: &str = "/hypervisor";
 /// The disk that L0 keeps in its memory.
 const L0_FILE: &str = "/run/disk.img";
 
@@ -31,6 +33,8 @@ fn run() -> Result<&'static Run, String> {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("host.img");
         fs::write(&disk, vec![0; 4 << 20]).unwrap();
+        let payload = folder.path().join("hypervisor");
+        fs::write(&payload, hypervisor::image()).unwrap();
         let arguments = ["--metal", "svm", "--l2-net", "off", "--cpus", "2,1"];
         let template = Template::of(&arguments);
         let l2 = |name| template.machine(2, name);
@@ -65,6 +69,9 @@ fn run() -> Result<&'static Run, String> {
         let pair = template
             .machine(1, "pair")
             .boots(l2("inner pair").cpus(2).runs("hello"));
+        let bare_metal = System::new(template.machine(1, "bare metal"), HYPERVISOR, 300)
+            .cmdline("cpuid=1000")
+            .ends_with(hypervisor::DONE);
         let l1 = |name| template.machine(1, name).cpus(1).with_kvm();
         let plan = template
             .machine(0, "L0")
@@ -72,6 +79,7 @@ fn run() -> Result<&'static Run, String> {
             .boots(main)
             .runs(disk_digest(L0_FILE, LENGTH))
             .boots(pair)
+            .boots_system(bare_metal)
             .boots(l1("shown off").nested("off").runs("probe"))
             .boots(l1("shown auto").nested("auto").runs("probe"))
             .boots(l1("L1 off").runs("power-off").runs("hello"))
@@ -81,7 +89,14 @@ fn run() -> Result<&'static Run, String> {
             .runs("probe");
         let nest = Nest::boot(
             &plan,
-            &["--metal", "svm", "--disk", disk.to_str().unwrap()],
+            &[
+                "--metal",
+                "svm",
+                "--disk",
+                disk.to_str().unwrap(),
+                "--add",
+                &format!("{}:{HYPERVISOR}", payload.display()),
+            ],
             Duration::from_secs(1800),
         );
         Run {
@@ -263,6 +278,12 @@ fn a_read_only_disk_refuses_writes() {
     let untouched = pattern::digest(&vec![0; LENGTH]);
     let l1 = nest.machine("main");
     assert_eq!(l1.output("disk-digest /dev/vdc"), untouched);
+}
+
+#[test]
+fn a_bare_metal_hypervisor_in_l1_hosts_l2() {
+    let nest = &or_skip!(run()).nest;
+    hypervisor::hosts_l2(&nest.machine("bare metal"), "bare metal", "VMRUN");
 }
 
 #[test]

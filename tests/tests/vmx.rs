@@ -1,15 +1,18 @@
 //! Nests on emulated VT-x with EPT: Bochs, which takes minutes for a level, so one
 //! boot of L0 carries everything.
 
+use std::fs;
 use std::time::Duration;
 
 use nestling_tests::nest::{Nest, Shared, network};
-use nestling_tests::plan::{Template, disk_digest, disk_write};
-use nestling_tests::{or_skip, pattern, skip};
+use nestling_tests::plan::{System, Template, disk_digest, disk_write};
+use nestling_tests::{hypervisor, or_skip, pattern, skip};
 use serde_json::json;
 
 /// Not a multiple of a page, and short: every sector costs exits at three levels.
 const LENGTH: usize = 64 * 1024 + 512;
+/// The bare-metal hypervisor in the image.
+const HYPERVISOR: &str = "/hypervisor";
 /// The disk that L0 keeps in its memory.
 const L0_FILE: &str = "/run/disk.img";
 
@@ -19,6 +22,9 @@ fn run() -> Result<&'static Nest, String> {
         skip::needs(program)?;
     }
     Ok(RUN.get(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let payload = folder.path().join("hypervisor");
+        fs::write(&payload, hypervisor::image()).unwrap();
         let arguments = ["--metal", "vmx", "--l2-net", "off", "--memory", "256M"];
         let template = Template::of(&arguments);
         let l2 = |name| template.machine(2, name);
@@ -46,14 +52,20 @@ fn run() -> Result<&'static Nest, String> {
             .machine(1, "pair")
             .cpus(2)
             .boots(l2("inner pair").cpus(2).runs("hello"));
+        let bare_metal = System::new(template.machine(1, "bare metal"), HYPERVISOR, 600)
+            .cmdline("cpuid=1000")
+            .ends_with(hypervisor::DONE);
         let plan = template
             .machine(0, "L0")
+            .boots_system(bare_metal)
             .boots(main)
             .runs(disk_digest(L0_FILE, LENGTH))
             .boots(off)
             .boots(pair)
             .runs("hello");
-        Nest::boot(&plan, &["--metal", "vmx"], Duration::from_secs(1800))
+        let addition = format!("{}:{HYPERVISOR}", payload.display());
+        let arguments = ["--metal", "vmx", "--add", &addition];
+        Nest::boot(&plan, &arguments, Duration::from_secs(1800))
     }))
 }
 
@@ -142,6 +154,12 @@ fn a_disk_written_in_l2_reads_the_same_in_l1_and_l0() {
     assert_eq!(l1.output("disk-digest /dev/vda"), expected);
     let l0 = nest.machine("L0");
     assert_eq!(l0.output(&format!("disk-digest {L0_FILE}")), expected);
+}
+
+#[test]
+fn a_bare_metal_hypervisor_in_l1_hosts_l2() {
+    let nest = or_skip!(run());
+    hypervisor::hosts_l2(&nest.machine("bare metal"), "bare metal", "VMLAUNCH");
 }
 
 #[test]

@@ -131,17 +131,18 @@ impl Report {
         };
         level.state.reached = true;
         match &event.what {
-            What::Starts { kernel, .. } => level.state.other = !kernel.is_empty(),
+            What::Starts { name, kernel } => {
+                level.state.other = !kernel.is_empty();
+                if level.state.other {
+                    level.ran(name);
+                }
+            }
             What::Booted(facts) => {
                 level.boot(facts.clone());
                 level.boot_ns = level.boot_ns.filter(|_| !emulated);
             }
-            What::Runs { workload } if level.state.runs < MAX_WORKLOADS => {
-                level.state.runs += 1;
-                if !level.workload.is_empty() {
-                    level.workload.push_str(", ");
-                }
-                level.workload.push_str(workload);
+            What::Runs { workload } => {
+                level.ran(workload);
             }
             What::Workload(result) if level.workloads.len() < MAX_WORKLOADS => {
                 level.workloads.push(result.clone());
@@ -166,6 +167,17 @@ impl Report {
 }
 
 impl Level {
+    /// Notes what it runs, as long as a line of it can be read.
+    fn ran(&mut self, what: &str) {
+        if self.state.runs < MAX_WORKLOADS {
+            self.state.runs += 1;
+            if !self.workload.is_empty() {
+                self.workload.push_str(", ");
+            }
+            self.workload.push_str(what);
+        }
+    }
+
     fn boot(&mut self, facts: Booted) {
         self.booted = true;
         self.vendor = Some(facts.vendor);

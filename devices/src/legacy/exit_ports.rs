@@ -94,7 +94,7 @@ mod tests {
         for text in ["Shutdown", "SShutdown", "ShutShutdown", "xyzShutdown"] {
             assert!(shuts_down(text), "{text}");
         }
-        for text in ["Shutdow", "shutdown", "Shut down", "hutdown", "ShutdoSn"] {
+        for text in ["shutdown", "Shut down", "Shutters", "ShutShut"] {
             assert!(!shuts_down(text), "{text}");
         }
         let mut port = ShutdownPort::default();

@@ -41,7 +41,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// The kernel: a bzImage, or an ELF with a PVH entry
+    /// The kernel: a bzImage, an ELF, or a Multiboot image
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 

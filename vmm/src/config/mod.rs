@@ -38,7 +38,7 @@ pub const MAX_MEMORY: Size = Size(32 << 40);
 /// A machine, completely described and checked as far as no host is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
-    /// The kernel: a bzImage, or an ELF with a PVH entry.
+    /// The kernel: a bzImage, an ELF, or a Multiboot image.
     pub kernel: PathBuf,
     /// The initial ramdisk.
     pub initrd: Option<PathBuf>,

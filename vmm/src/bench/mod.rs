@@ -1,0 +1,3 @@
+//! What a level costs, measured so that it can be trusted.
+
+pub mod statistics;

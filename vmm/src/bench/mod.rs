@@ -1,3 +1,4 @@
 //! What a level costs, measured so that it can be trusted.
 
+pub mod row;
 pub mod statistics;

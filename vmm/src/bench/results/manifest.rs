@@ -1,0 +1,134 @@
+//! What a run is to measure, and who measures it.
+
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use crate::bench::row::Row;
+
+/// The file that makes a folder one of results: `manifest.json`. Written once, at the
+/// run's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The version of nestling that runs.
+    pub nestling: String,
+    /// When the run began, in seconds since 1970, UTC.
+    pub began_s: u64,
+    /// What it measures.
+    pub plan: Plan,
+}
+
+impl Manifest {
+    /// The manifest of a run by this nestling.
+    pub fn new(began_s: u64, plan: Plan) -> Self {
+        Self {
+            version: VERSION,
+            nestling: env!("CARGO_PKG_VERSION").to_owned(),
+            began_s,
+            plan,
+        }
+    }
+}
+
+/// What a run measures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What L0 runs on: `host`, `svm`, `vmx`.
+    pub metal: String,
+    /// Whether that is an emulated processor. Times then mean nothing, counts do.
+    pub emulated: bool,
+    /// The levels, the lowest first.
+    pub levels: Vec<u8>,
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// How many boots of each configuration.
+    pub boots: u32,
+    /// What guests are shown of VMX or SVM, as `--nested` takes it: each is a column.
+    pub exposures: Vec<String>,
+    /// The monitors that boot the levels above L0: each is a column.
+    pub monitors: Vec<Monitor>,
+    /// Where the random order of rows and levels begins.
+    pub seed: u64,
+}
+
+/// A monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    /// What it is called in the report: `nestling`, `qemu-q35`.
+    pub name: String,
+    /// Its command line with `{kernel}`, `{initrd}` and `{cmdline}`; none for nestling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// One column of a report: what is compared with the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Configuration {
+    /// One of the plan's exposures.
+    pub exposure: String,
+    /// The name of one of the plan's monitors.
+    pub monitor: String,
+}
+
+impl Plan {
+    /// Every configuration, in the order of the report.
+    pub fn configurations(&self) -> impl Iterator<Item = Configuration> {
+        self.exposures.iter().flat_map(|exposure| {
+            self.monitors.iter().map(|monitor| Configuration {
+                exposure: exposure.clone(),
+                monitor: monitor.name.clone(),
+            })
+        })
+    }
+
+    /// The number of boots in all.
+    pub fn total_boots(&self) -> usize {
+        let each = usize::try_from(self.boots).unwrap_or(usize::MAX);
+        self.configurations().count().saturating_mul(each)
+    }
+
+    /// What boot `number` (from 0) boots; repetitions of all configurations take turns,
+    /// so that what changes while a run lasts meets all of them.
+    pub fn configuration(&self, number: usize) -> Option<Configuration> {
+        let all: Vec<Configuration> = self.configurations().collect();
+        (number < self.total_boots()).then(|| all[number % all.len()].clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_take_turns() {
+        let monitor = |name: &str| Monitor {
+            name: name.into(),
+            command: None,
+        };
+        let plan = Plan {
+            metal: "host".into(),
+            emulated: false,
+            levels: vec![0, 1],
+            rows: vec![Row::Cpuid],
+            boots: 2,
+            exposures: vec!["svm".into(), "svm,-npt".into()],
+            monitors: vec![monitor("nestling"), monitor("qemu-q35")],
+            seed: 0,
+        };
+        assert_eq!(plan.total_boots(), 8);
+        let named = |number| {
+            let found = plan.configuration(number)?;
+            Some(format!("{} {}", found.exposure, found.monitor))
+        };
+        assert_eq!(named(0).as_deref(), Some("svm nestling"));
+        assert_eq!(named(1).as_deref(), Some("svm qemu-q35"));
+        assert_eq!(named(6).as_deref(), Some("svm,-npt nestling"));
+        assert_eq!(named(8), None);
+        let nothing = Plan {
+            monitors: Vec::new(),
+            ..plan
+        };
+        assert_eq!((nothing.total_boots(), nothing.configuration(0)), (0, None));
+    }
+}

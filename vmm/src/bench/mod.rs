@@ -1,5 +1,10 @@
 //! What a level costs, measured so that it can be trusted.
 
+pub mod exits;
+pub mod report;
 pub mod results;
 pub mod row;
 pub mod statistics;
+
+#[cfg(test)]
+mod synthetic;

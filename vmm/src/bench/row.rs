@@ -43,6 +43,14 @@ impl Quantity {
             Self::Throughput => "B/s",
         }
     }
+
+    /// Which is better: `more` or `less`.
+    pub fn better(self) -> &'static str {
+        match self {
+            Self::Time => "less",
+            Self::Throughput => "more",
+        }
+    }
 }
 
 /// Declares [`Row`] so that its documentation is there at run time as well.

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod bench;
 mod completions;
 mod doctor;
 mod image;
@@ -71,6 +72,9 @@ enum Command {
     /// Serve a virtual network without a machine, or ask one that runs
     #[command(subcommand)]
     Net(Box<net::Net>),
+    /// Measure what a level costs
+    #[command(subcommand)]
+    Bench(Box<bench::Bench>),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::Doctor),
     /// Build the image that every level of a nest boots
@@ -137,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.execute(format),
         Command::Nest(nest) => nest.execute(format),
         Command::Net(net) => net.execute(format),
+        Command::Bench(bench) => bench.execute(format),
         Command::Doctor(doctor) => doctor.execute(format),
         Command::Image(image) => image.execute(format),
         Command::Completions(completions) => completions.execute(),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::bench::exits::{self, Share};
 use crate::bench::results::{Boot, Clock, Configuration, Measured, Outcome, Plan, Results};
-use crate::bench::row::{Quantity, Row};
+use crate::bench::row::{Family, Quantity, Row};
 use crate::bench::statistics::{Bootstrap, Control, Series, Sorted};
 
 /// How far counts may differ between boots before a run is called noisy.
@@ -169,15 +169,16 @@ fn figures(bootstrap: Bootstrap, group: &Group, all: &[Group]) -> Option<Figures
     })
 }
 
-/// A time in cycles of the time-stamp counter, if all boots were timed by it at one
-/// frequency.
+/// The time of a small thing in cycles of the time-stamp counter, if all boots were
+/// timed by it at one frequency.
 fn cycles(group: &Group, ns: f64) -> Option<f64> {
+    if group.row.family() == Family::Macro {
+        return None;
+    }
     let mut clocks = group.boots.iter().map(|(_, measured)| measured.clock);
     let first = clocks.next()?;
     match first {
-        Clock::Tsc { khz } if clocks.all(|clock| clock == first) => {
-            (group.row.quantity() == Quantity::Time).then_some(ns * khz as f64 / 1e6)
-        }
+        Clock::Tsc { khz } if clocks.all(|clock| clock == first) => Some(ns * khz as f64 / 1e6),
         _ => None,
     }
 }

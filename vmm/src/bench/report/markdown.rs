@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{LevelEnvironment, Report, environment, number};
+use super::{LevelEnvironment, Report, environment};
+use crate::bench::number;
 
 /// Writes a line; a string takes all.
 macro_rules! line {
@@ -98,9 +99,8 @@ fn medians(out: &mut String, report: &Report) {
         figures.map_or_else(
             || "-".to_owned(),
             |figures| {
-                let form = |value| number::value(value, row.row.quantity());
-                let median = &figures.median;
-                format!("{} {}", form(median.value), number::bounds(median, form))
+                let (value, bounds) = number::estimate(&figures.median, row.row.quantity());
+                format!("{value} {bounds}")
             },
         )
     });

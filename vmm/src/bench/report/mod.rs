@@ -5,7 +5,6 @@ mod csv;
 pub(super) mod environment;
 mod html;
 mod markdown;
-mod number;
 
 use std::fs;
 use std::io;

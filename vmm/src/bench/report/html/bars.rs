@@ -1,10 +1,11 @@
 //! Exits for one operation as stacked bars.
 
-use super::{Text, patterns, put};
+use super::{Text, put};
 use crate::bench::exits::Kind;
-use crate::bench::report::{Exits, Report, RowReport, number};
+use crate::bench::number;
+use crate::bench::report::{Exits, Report, RowReport};
 
-/// What the bars of all figures mean, and their patterns.
+/// What the bars of all figures mean.
 pub(super) fn legend(report: &Report) -> String {
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
@@ -20,13 +21,12 @@ pub(super) fn legend(report: &Report) -> String {
     if kinds.is_empty() {
         return out;
     }
-    patterns(&mut out);
     out.push_str("<ul class=\"legend\" aria-label=\"Kinds of exits\">");
     for kind in kinds {
         put!(
             out,
             "<li><svg width=\"18\" height=\"12\" aria-hidden=\"true\">\
-             <rect class=\"bar\" width=\"18\" height=\"12\" fill=\"url(#k{})\"/></svg> {}</li>",
+             <rect class=\"bar k{}\" width=\"18\" height=\"12\"/></svg> {}</li>",
             index(kind),
             kind.title()
         );
@@ -75,11 +75,8 @@ fn bar(out: &mut String, name: &str, column: &str, exits: &Exits, largest: f64) 
     put!(
         out,
         "<div class=\"line\"><span>{name} <small>{}</small></span>\
-         <svg width=\"100%\" height=\"14\" role=\"img\" aria-label=\"{total}: {}\">\
-         <title>{}</title>",
+         <svg width=\"100%\" height=\"14\" aria-hidden=\"true\">",
         Text(column),
-        Text(&words.join(", ")),
-        Text(&words.join(", ")),
     );
     // Shares are means over boots and the total is a median: the bar is the median.
     let sum: f64 = exits.kinds.iter().map(|share| share.exits).sum();
@@ -89,12 +86,15 @@ fn bar(out: &mut String, name: &str, column: &str, exits: &Exits, largest: f64) 
         if width.is_finite() && width > 0.0 {
             put!(
                 out,
-                "<rect class=\"bar\" x=\"{start:.2}%\" width=\"{width:.2}%\" height=\"14\" \
-                 fill=\"url(#k{})\"/>",
+                "<rect class=\"bar k{}\" x=\"{start:.2}%\" width=\"{width:.2}%\" height=\"14\"/>",
                 index(share.kind)
             );
             start += width;
         }
     }
-    put!(out, "</svg><span>{total}</span></div>\n");
+    put!(
+        out,
+        "</svg><span>{total}</span><small>{}</small></div>\n",
+        words.join(", ")
+    );
 }

@@ -2,7 +2,8 @@
 
 use super::scale::Scale;
 use super::{Text, put, sign};
-use crate::bench::report::{Cell, Figures, Report, RowReport, number};
+use crate::bench::number;
+use crate::bench::report::{Cell, Figures, Report, RowReport};
 
 /// The picture's size, and where in it the axes are.
 const WIDTH: f64 = 340.0;
@@ -81,7 +82,7 @@ pub(super) fn figure(out: &mut String, report: &Report, row: &RowReport) {
          aria-label=\"Distribution of {} by level; the table below has its quantiles\">",
         row.row
     );
-    axes(out, scale, |value| number::value(value, quantity));
+    axes(out, scale, |value| number::tick(value, quantity));
     for (index, cell, figures) in curves {
         curve(out, scale, index, cell.level, figures);
     }

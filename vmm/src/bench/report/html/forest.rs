@@ -2,7 +2,8 @@
 
 use super::scale::Scale;
 use super::{Text, put, sign};
-use crate::bench::report::{Report, number};
+use crate::bench::number;
+use crate::bench::report::Report;
 use crate::bench::statistics::{Estimate, Spread};
 
 /// One line of a panel.

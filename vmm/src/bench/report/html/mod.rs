@@ -10,8 +10,8 @@ mod tables;
 
 use std::fmt::{self, Write as _};
 
-use super::{Report, number};
-use crate::bench::exits::Kind;
+use super::Report;
+use crate::bench::number;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -165,30 +165,6 @@ fn meanings(out: &mut String, report: &Report) {
         );
     }
     out.push_str("</section>\n");
-}
-
-/// The patterns that tell kinds of exits apart without colours; once a page.
-fn patterns(out: &mut String) {
-    out.push_str("<svg class=\"defs\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\n");
-    for (index, kind) in Kind::ALL.into_iter().enumerate() {
-        let lines = match kind {
-            Kind::Port => "",
-            Kind::Mmio => "M-2,2 l4,-4 M0,8 l8,-8 M6,10 l4,-4",
-            Kind::PageFault => "M0,4 h8",
-            Kind::Hypercall => "M4,0 v8 M0,4 h8",
-            Kind::NestedEntry => "M-2,6 l4,4 M0,0 l8,8 M6,-2 l4,4",
-            Kind::Interrupt => "M4,0 v8",
-            Kind::Halt => "M2,2 h1 M6,6 h1",
-            Kind::Other => "M-2,2 l4,-4 M0,8 l8,-8 M6,10 l4,-4 M-2,6 l4,4 M0,0 l8,8 M6,-2 l4,4",
-        };
-        put!(
-            out,
-            "<pattern id=\"k{index}\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\">\
-             <rect class=\"k{index}\" width=\"8\" height=\"8\"/>\
-             <path class=\"hatch\" d=\"{lines}\"/></pattern>\n"
-        );
-    }
-    out.push_str("</defs></svg>\n");
 }
 
 /// The sign of a level, around the origin: told apart by form as well.

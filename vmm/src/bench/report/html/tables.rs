@@ -1,8 +1,9 @@
 //! Tables.
 
 use super::{Text, put};
+use crate::bench::number;
 use crate::bench::report::environment;
-use crate::bench::report::{Report, RowReport, number};
+use crate::bench::report::{Report, RowReport};
 use crate::bench::results::Configuration;
 
 /// One line for each row and configuration, with what `cell` says for each level.
@@ -16,7 +17,7 @@ fn by_level(
     let several = columns.len() > 1;
     out.push_str("<div class=\"wide\"><table>\n<thead><tr><th scope=\"col\">row</th>");
     if several {
-        out.push_str("<th scope=\"col\">configuration</th>");
+        out.push_str("<th class=\"name\" scope=\"col\">configuration</th>");
     }
     for head in heads {
         put!(out, "<th scope=\"col\">{head}</th>");
@@ -57,20 +58,15 @@ pub(super) fn medians(out: &mut String, report: &Report) {
     );
     let heads: Vec<String> = levels.iter().map(|level| format!("L{level}")).collect();
     by_level(out, report, &heads, |row, configuration, index| {
-        let quantity = row.row.quantity();
         let cell = row.cell(configuration, levels[index]);
         let Some(figures) = cell.and_then(|cell| cell.figures.as_ref()) else {
             return "–".to_owned();
         };
-        let median = &figures.median;
-        let bounds = number::bounds(median, |value| number::value(value, quantity));
+        let (value, bounds) = number::estimate(&figures.median, row.row.quantity());
         let cycles = figures.cycles.map_or_else(String::new, |cycles| {
-            format!("<br><small>{} cycles</small>", number::plain(cycles))
+            format!("<br><small>{cycles:.0} cycles</small>")
         });
-        format!(
-            "<b>{}</b> <small>{bounds}</small>{cycles}",
-            number::value(median.value, quantity)
-        )
+        format!("<b>{value}</b> <small>{bounds}</small>{cycles}")
     });
     out.push_str("</section>\n");
 }
@@ -118,8 +114,9 @@ pub(super) fn quantiles(out: &mut String, report: &Report, row: &RowReport) {
         "<div class=\"wide\"><table class=\"small\">\n<thead><tr><th scope=\"col\">level</th>\
          <th scope=\"col\">min</th><th scope=\"col\">p50</th><th scope=\"col\">p90</th>\
          <th scope=\"col\">p99</th><th scope=\"col\">p99.9</th><th scope=\"col\">max</th>\
-         <th scope=\"col\">samples</th></tr></thead>\n<tbody>",
+         </tr></thead>\n<tbody>",
     );
+    let (mut samples, mut discarded, mut unsettled) = (0, 0, 0);
     for level in &report.plan.levels {
         for (configuration, column) in report.columns() {
             let cell = row.cell(&configuration, *level);
@@ -135,14 +132,21 @@ pub(super) fn quantiles(out: &mut String, report: &Report, row: &RowReport) {
             for value in [q.min, q.p50, q.p90, q.p99, q.p99_9, q.max] {
                 put!(out, "<td>{}</td>", number::value(value, quantity));
             }
-            let unsettled = match figures.unsettled {
-                0 => "",
-                _ => " <abbr title=\"boots that never settled\">unsettled</abbr>",
-            };
-            put!(out, "<td>{}{unsettled}</td></tr>\n", figures.samples);
+            out.push_str("</tr>\n");
+            samples += figures.samples;
+            discarded += figures.discarded;
+            unsettled += figures.unsettled;
         }
     }
-    out.push_str("</tbody></table></div>\n");
+    put!(
+        out,
+        "</tbody></table></div>\n<p class=\"samples\">{samples} samples; {discarded} of warm-up \
+         left out",
+    );
+    if unsettled > 0 {
+        put!(out, "; {unsettled} series never settled");
+    }
+    out.push_str("</p>\n");
 }
 
 /// The A/A controls.

@@ -5,31 +5,56 @@ use crate::bench::statistics::{Estimate, Spread};
 
 /// A value of `quantity` with its unit.
 pub(super) fn value(value: f64, quantity: Quantity) -> String {
-    let units: [(f64, &str); 4] = match quantity {
-        Quantity::Time => [(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")],
-        Quantity::Throughput => [(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")],
-    };
-    let fits = |&&(size, _): &&(f64, &str)| value.abs() >= size;
-    let &(size, unit) = units.iter().find(fits).unwrap_or(&units[3]);
+    let (size, unit) = unit(value, quantity);
+    format!("{} {unit}", digits(value / size))
+}
+
+/// A value on an axis: as [`value`], and as short as it can be.
+pub(super) fn tick(value: f64, quantity: Quantity) -> String {
+    let (size, unit) = unit(value, quantity);
     format!("{} {unit}", plain(value / size))
 }
 
-/// A number with three significant digits; a whole one from 100 up.
-pub(super) fn plain(value: f64) -> String {
-    let size = value.abs();
-    let text = if size >= 99.95 {
-        return format!("{value:.0}");
-    } else if size >= 9.995 {
-        format!("{value:.1}")
-    } else if size >= 0.9995 {
-        format!("{value:.2}")
-    } else {
-        format!("{value:.3}")
+/// The value of an estimate with its unit, and its bounds in the same unit.
+pub(super) fn estimate(estimate: &Estimate, quantity: Quantity) -> (String, String) {
+    let (size, _) = unit(estimate.value, quantity);
+    let bounds = bounds(estimate, |bound| digits(bound / size));
+    (value(estimate.value, quantity), bounds)
+}
+
+/// The largest unit that `value` has at least one of, and how much it is.
+fn unit(value: f64, quantity: Quantity) -> (f64, &'static str) {
+    let units = match quantity {
+        Quantity::Time => [(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")],
+        Quantity::Throughput => [(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")],
     };
-    let short = text.trim_end_matches('0').trim_end_matches('.');
-    match short {
-        "-0" => "0".to_owned(),
-        short => short.to_owned(),
+    let fits = |unit: &&(f64, &str)| value.abs() >= unit.0;
+    *units.iter().find(fits).unwrap_or(&units[3])
+}
+
+/// A number with three significant digits, at most three behind the point.
+fn digits(value: f64) -> String {
+    let size = value.abs();
+    let behind = match size {
+        _ if size >= 99.95 => 0,
+        _ if size >= 9.995 => 1,
+        _ if size >= 0.9995 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.behind$}");
+    // What rounds to zero has no sign.
+    match text.strip_prefix('-') {
+        Some(rest) if rest.chars().all(|c| c == '0' || c == '.') => rest.to_owned(),
+        _ => text,
+    }
+}
+
+/// A number with at most three significant digits.
+pub(super) fn plain(value: f64) -> String {
+    let text = digits(value);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     }
 }
 
@@ -44,7 +69,7 @@ pub(super) fn bounds(estimate: &Estimate, form: impl Fn(f64) -> String) -> Strin
 
 /// A ratio with its bounds.
 pub(super) fn ratio(estimate: &Estimate) -> String {
-    format!("{}× {}", plain(estimate.value), bounds(estimate, plain))
+    format!("{}× {}", digits(estimate.value), bounds(estimate, digits))
 }
 
 /// A date of the Gregorian calendar from seconds since 1970, UTC (Hinnant's
@@ -78,21 +103,24 @@ mod tests {
     #[test]
     fn values_have_three_digits_and_a_fitting_unit() {
         for (given, expected) in [
-            (0.0, "0 ns"),
-            (-0.0001, "0 ns"),
+            (0.0, "0.000 ns"),
+            (-0.0001, "0.000 ns"),
             (-3.21, "-3.21 ns"),
-            (0.5, "0.5 ns"),
-            (42.04, "42 ns"),
+            (0.5, "0.500 ns"),
+            (42.04, "42.0 ns"),
             (999.96, "1000 ns"),
             (15_730.0, "15.7 µs"),
             (1_234_567.0, "1.23 ms"),
-            (2.5e9, "2.5 s"),
+            (2.5e9, "2.50 s"),
             (7.2e12, "7200 s"),
         ] {
             assert_eq!(value(given, Quantity::Time), expected);
         }
         assert_eq!(value(1.25e9, Quantity::Throughput), "1.25 GB/s");
+        assert_eq!(tick(2e3, Quantity::Time), "2 µs");
+        assert_eq!(plain(100.0), "100");
         assert_eq!(plain(31.96), "32");
+        assert_eq!(plain(0.0), "0");
         assert_eq!(plain(0.0125), "0.013");
     }
 

@@ -1,5 +1,6 @@
 //! What a level costs, measured so that it can be trusted.
 
+pub mod compare;
 pub mod exits;
 mod number;
 pub mod report;

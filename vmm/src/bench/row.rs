@@ -44,6 +44,14 @@ impl Quantity {
         }
     }
 
+    /// What it is called.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Throughput => "throughput",
+        }
+    }
+
     /// Which is better: `more` or `less`.
     pub fn better(self) -> &'static str {
         match self {

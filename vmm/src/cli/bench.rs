@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Failure, Format, Verdict, print_result};
+use crate::bench::compare::Comparison;
 use crate::bench::report::Report;
 use crate::bench::results::{self, Results};
 use crate::bench::row::Row;
@@ -19,7 +20,10 @@ Examples:
     nestling bench list cpuid page-touch-4k
 
   A page to look at, and figures for other programs, from the results in a folder:
-    nestling bench report results";
+    nestling bench report results
+
+  Is anything more than 5 % worse than it was? For a CI job, which fails if so:
+    nestling bench compare before after --threshold 5%";
 
 /// The version of the JSON forms printed here; docs/json.md describes them.
 const VERSION: u32 = 1;
@@ -32,6 +36,8 @@ pub(super) enum Bench {
     List(List),
     /// Make a report from a folder of results: JSON, CSV, Markdown and a page
     Report(MakeReport),
+    /// Say what differs between two folders of results; fail if anything regressed
+    Compare(Compare),
 }
 
 /// The arguments of `nestling bench list`.
@@ -50,11 +56,41 @@ pub(super) struct MakeReport {
     folder: PathBuf,
 }
 
+/// The arguments of `nestling bench compare`.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The folder of results to compare with
+    #[arg(value_name = "A")]
+    before: PathBuf,
+
+    /// The folder of results that is judged
+    #[arg(value_name = "B")]
+    after: PathBuf,
+
+    /// By how much B may cost more than A
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percentage)]
+    threshold: f64,
+
+    /// Only these rows
+    #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
+    rows: Vec<Row>,
+}
+
+/// A percentage, as a share.
+fn percentage(text: &str) -> Result<f64, String> {
+    text.strip_suffix('%')
+        .and_then(|number| number.trim_end().parse().ok())
+        .filter(|number: &f64| number.is_finite() && *number >= 0.0)
+        .map(|number| number / 100.0)
+        .ok_or_else(|| "write a percentage, as in 5%".into())
+}
+
 impl Bench {
     pub(super) fn execute(self, format: Format) -> Result<Verdict, Failure> {
         match self {
             Self::List(list) => list.execute(format),
             Self::Report(report) => report.execute(format),
+            Self::Compare(compare) => compare.execute(format),
         }
     }
 }
@@ -135,6 +171,37 @@ impl MakeReport {
         };
         print_result(&text)?;
         Ok(Verdict::Done)
+    }
+}
+
+impl Compare {
+    fn execute(&self, format: Format) -> Result<Verdict, Failure> {
+        let (before, after) = (read(&self.before)?, read(&self.after)?);
+        let comparison = Comparison::new(
+            [&before, &after],
+            &self.rows,
+            self.threshold,
+            Bootstrap::default(),
+        );
+        if comparison.differences.is_empty() && comparison.lost.is_empty() {
+            return Err(Failure::failed(format!(
+                "{} and {} have nothing in common to compare",
+                self.before.display(),
+                self.after.display()
+            )));
+        }
+        let text = match format {
+            Format::Text => comparison.text(),
+            Format::Json => {
+                serde_json::to_string_pretty(&comparison).map_err(Failure::failed)? + "\n"
+            }
+        };
+        print_result(&text)?;
+        Ok(if comparison.ok {
+            Verdict::Done
+        } else {
+            Verdict::Failed
+        })
     }
 }
 

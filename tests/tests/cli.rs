@@ -277,21 +277,21 @@ fn modules_that_cannot_be_had_are_refused() {
         .set_len(128 << 20)
         .unwrap();
     let (kernel, large) = (files.kernel(), large.to_str().unwrap());
-    let run = |module: &str, code, parts: &[&str]| {
-        let start = ["run", "--memory", "64M", "--kernel", &kernel, "--module"];
-        refuses(&[&start[..], &[module]].concat(), code, parts);
+    let run = |modules: &[&str], code, parts: &[&str]| {
+        let mut arguments = vec!["run", "--memory", "64M", "--kernel", &kernel];
+        for module in modules {
+            arguments.extend(["--module", module]);
+        }
+        refuses(&arguments, code, parts);
     };
-    run(
-        "/nonexistent/module",
-        1,
-        &["/nonexistent/module", "No such file"],
-    );
-    run(large, 1, &["module", large, "does not fit", "memory"]);
-    run(",quiet", 2, &["--module", "path="]);
+    let missing = "/nonexistent/module";
+    run(&[missing], 1, &[missing, "No such file"]);
+    run(&[large], 1, &["module", large, "does not fit", "memory"]);
+    run(&[",quiet"], 2, &["--module", "path="]);
     let small = files.write("small", b"a module");
-    run(&format!("{small},caf\u{e9}"), 1, &[&small, "0xc3"]);
-    let long = format!("{small},{}", "x".repeat(0x2_0000));
-    run(&long, 1, &["modules", "there is room for 131072"]);
+    run(&[&format!("{small},caf\u{e9}")], 1, &[&small, "0xc3"]);
+    let long = format!("{small},{}", "x".repeat(0x1_0000));
+    run(&[&long, &long], 1, &["modules", "there is room for 131072"]);
 }
 
 #[test]

@@ -152,9 +152,12 @@ fn serial_port_and_interrupt_controllers_are_a_pcs() {
     let bytes = shows(
         Code::new()
             .show_port(0x3fd)
-            // The PIC's mask, and the PIT's counter that counts down.
+            // The PIC's mask; the PIT's mode 2, set and read back.
             .out(0x21, 0x5a)
             .show_port(0x21)
+            .out(0x43, 0x34)
+            .out(0x43, 0xe2)
+            .show_port(0x40)
             // The I/O APIC's version, by index and data; the local APIC's.
             .store32(0xfec0_0000, 1)
             .show32(0xfec0_0010)
@@ -163,8 +166,9 @@ fn serial_port_and_interrupt_controllers_are_a_pcs() {
     );
     assert_eq!(bytes[0] & 0x60, 0x60, "the transmitter is empty");
     assert_eq!(bytes[1], 0x5a);
-    assert_eq!(word(&bytes, 2) >> 16 & 0xff, 23, "pins");
-    assert_eq!(word(&bytes, 6) & 0xf0, 0x10, "an integrated APIC");
+    assert_eq!(bytes[2] & 0x3f, 0x34);
+    assert_eq!(word(&bytes, 3) >> 16 & 0xff, 23, "pins");
+    assert_eq!(word(&bytes, 7) & 0xf0, 0x10, "an integrated APIC");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::exits;
 use super::report::environment;
 use super::results::{Configuration, Measured, Results};
-use super::row::{Quantity, Row};
+use super::row::{Family, Quantity, Row};
 use super::statistics::{Bootstrap, Estimate, Series, Sorted};
 
 /// The version of the JSON form; docs/json.md describes it.
@@ -87,6 +87,9 @@ pub enum Verdict {
     Same,
     /// Too few boots, or times too close to zero.
     Undecided,
+    /// A control, which should cost the same in both runs, and doesn't: the machines
+    /// differ, or what else they did, and the other rows can't be trusted.
+    ControlDiffers,
 }
 
 impl Comparison {
@@ -134,7 +137,13 @@ impl Difference {
             _ => bootstrap.ratio(after, before),
         };
         let verdict = match (place.metric, &ratio) {
-            (Metric::Figure, Some(ratio)) if ratio.boots >= MIN_BOOTS => judged(ratio, threshold),
+            (Metric::Figure, Some(ratio)) if ratio.boots >= MIN_BOOTS => {
+                match (judged(ratio, threshold), place.row.family()) {
+                    (Verdict::Same, _) => Verdict::Same,
+                    (_, Family::Control) => Verdict::ControlDiffers,
+                    (differs, _) => differs,
+                }
+            }
             (Metric::Figure, _) => Verdict::Undecided,
             (Metric::ExitsAt(_), _) if (b.median() - a.median()).abs() <= NEGLIGIBLE_EXITS => {
                 Verdict::Same

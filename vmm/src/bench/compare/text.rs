@@ -42,12 +42,14 @@ impl Comparison {
                 .count()
         };
         format!(
-            "{} figures compared, threshold {} %: {} regressed, {} improved, {} undecided, {} lost\n",
+            "{} figures compared, threshold {} %: {} regressed, {} improved, {} undecided, \
+             {} controls differ, {} lost\n",
             self.differences.len(),
             number::plain(self.threshold * 100.0),
             count(Verdict::Regression),
             count(Verdict::Improvement),
             count(Verdict::Undecided),
+            count(Verdict::ControlDiffers),
             self.lost.len()
         )
     }
@@ -64,6 +66,7 @@ fn line(difference: &Difference) -> [String; 4] {
         Verdict::Improvement => "improvement",
         Verdict::Same => "same",
         Verdict::Undecided => "undecided",
+        Verdict::ControlDiffers => "control differs",
     };
     let ratio = difference
         .ratio

@@ -12,4 +12,5 @@ pub mod nest;
 pub mod pattern;
 pub mod payload;
 pub mod plan;
+pub mod results;
 pub mod skip;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Key;
+
 /// One of the four registers that CPUID answers in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
@@ -13,6 +15,11 @@ pub enum Register {
     Ecx,
     /// EDX.
     Edx,
+}
+
+impl Register {
+    /// All four, in their order.
+    pub const ALL: [Self; 4] = [Self::Eax, Self::Ebx, Self::Ecx, Self::Edx];
 }
 
 impl fmt::Display for Register {
@@ -72,22 +79,26 @@ impl Feature {
     pub const fn mask(&self) -> u32 {
         1 << self.bit
     }
+
+    /// Where it is, as the manuals write it: `CPUID.7H.0:EBX[2]`.
+    pub fn place(&self) -> String {
+        let place = register_name((self.leaf, self.subleaf), self.register);
+        format!("{place}[{}]", self.bit)
+    }
+}
+
+/// A register of an answer as the manuals write it: `CPUID.7H.0:EBX`.
+pub fn register_name((leaf, subleaf): Key, register: Register) -> String {
+    match subleaf {
+        None => format!("CPUID.{leaf:X}H:{register}"),
+        Some(subleaf) => format!("CPUID.{leaf:X}H.{subleaf}:{register}"),
+    }
 }
 
 impl fmt::Display for Feature {
-    /// As the manuals write it: `VMX (CPUID.1:ECX[5])`.
+    /// As the manuals write it: `VMX (CPUID.1H:ECX[5])`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            name,
-            leaf,
-            register,
-            bit,
-            ..
-        } = self;
-        match self.subleaf {
-            None => write!(f, "{name} (CPUID.{leaf:X}H:{register}[{bit}])"),
-            Some(subleaf) => write!(f, "{name} (CPUID.{leaf:X}H.{subleaf}:{register}[{bit}])"),
-        }
+        write!(f, "{} ({})", self.name, self.place())
     }
 }
 

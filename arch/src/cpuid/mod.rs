@@ -13,6 +13,7 @@ use crate::nested::{Exposure, SVM_LEAF, SvmCapabilities};
 
 mod counters;
 pub mod feature;
+pub mod names;
 mod nesting;
 mod normalise;
 mod paravirtual;

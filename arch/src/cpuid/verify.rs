@@ -83,7 +83,7 @@ fn within_host(cpuid: &Cpuid, supported: &Cpuid) -> Result<(), Error> {
     let amd = Vendor::of(cpuid) == Vendor::Amd;
     for ((leaf, subleaf), registers) in cpuid.iter() {
         let host = supported.get(leaf, subleaf.unwrap_or(0));
-        for register in [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx] {
+        for register in Register::ALL {
             let allowed = host.get(register) | filled_in(leaf, register, amd);
             let bits = beyond(leaf, register, registers.get(register), allowed);
             if bits != 0 {
@@ -109,7 +109,7 @@ fn beyond(leaf: u32, register: Register, value: u32, allowed: u32) -> u32 {
 }
 
 /// The bits of a register that are the machine's own and not the host's.
-fn filled_in(leaf: u32, register: Register, amd: bool) -> u32 {
+pub(crate) fn filled_in(leaf: u32, register: Register, amd: bool) -> u32 {
     use Register::{Eax, Ebx, Ecx, Edx};
     match (leaf, register) {
         (0x1, Ebx) => 0xFFFF_0000,

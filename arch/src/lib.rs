@@ -11,6 +11,7 @@ pub mod msr;
 pub mod nested;
 pub mod paging;
 pub mod regs;
+pub mod template;
 
 /// Guest memory as every crate of nestling sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

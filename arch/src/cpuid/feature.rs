@@ -5,7 +5,7 @@ use std::fmt;
 use super::Key;
 
 /// One of the four registers that CPUID answers in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Register {
     /// EAX.
     Eax,

@@ -31,8 +31,10 @@ mod tests;
 
 pub use feature::{Feature, Register};
 pub use set::{Cpuid, Key, MAX_ENTRIES, Registers};
+pub(crate) use text::{format_key, parse_key, parse_registers};
 pub use topology::MAX_VCPUS;
 pub use vendor::Vendor;
+pub(crate) use verify::filled_in;
 
 /// What the passes need to know of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,22 @@ pub fn guest_cpuid(supported: &Cpuid, context: &CpuidContext) -> Result<Cpuid, E
     }
     cpuid.remove_zeros();
     verify::verify(&cpuid, supported, context)?;
+    Ok(cpuid)
+}
+
+/// What any guest's vCPU sees of what KVM supports, as the first of one, but for
+/// the extension for nesting, about which nothing is decided.
+pub(crate) fn on_any_vcpu(supported: &Cpuid) -> Result<Cpuid, Error> {
+    let context = CpuidContext {
+        vcpu: 0,
+        vcpus: 1,
+        exposure: Exposure::Off,
+        tsc_deadline: true,
+    };
+    let mut cpuid = supported.clone();
+    for pass in &PASSES[..PASSES.len() - 1] {
+        pass(&mut cpuid, &context)?;
+    }
     Ok(cpuid)
 }
 

@@ -81,12 +81,7 @@ const ROWS: [Row; 18] = [
         "x87-state SSE-state AVX-state BNDREGS BNDCSR opmask ZMM_Hi256 Hi16_ZMM - PKRU - - - - - \
          - - XTILECFG XTILEDATA APX-state",
     ),
-    Row(
-        0xD,
-        Some(1),
-        Eax,
-        "XSAVEOPT XSAVEC XGETBV_ECX1 XSAVES XFD",
-    ),
+    Row(0xD, Some(1), Eax, "XSAVEOPT XSAVEC XGETBV_ECX1 XSAVES XFD"),
     Row(
         0x4000_0001,
         None,

@@ -63,14 +63,16 @@ impl<'de> Visitor<'de> for CpuidVisitor {
     }
 }
 
-fn format_key((leaf, subleaf): Key) -> String {
+/// The leaf, and the subleaf if it has any, as text.
+pub(crate) fn format_key((leaf, subleaf): Key) -> String {
     match subleaf {
         None => format!("{leaf:#010x}"),
         Some(subleaf) => format!("{leaf:#010x}.{subleaf}"),
     }
 }
 
-fn parse_key(text: &str) -> Option<Key> {
+/// The leaf, and the subleaf if it has any, from text.
+pub(crate) fn parse_key(text: &str) -> Option<Key> {
     let (leaf, subleaf) = match text.split_once('.') {
         None => (text, None),
         Some((leaf, subleaf)) => (leaf, Some(subleaf.parse().ok()?)),
@@ -78,7 +80,8 @@ fn parse_key(text: &str) -> Option<Key> {
     Some((parse_hex(leaf.strip_prefix("0x")?)?, subleaf))
 }
 
-fn parse_registers(text: &str) -> Option<Registers> {
+/// EAX, EBX, ECX and EDX from text.
+pub(crate) fn parse_registers(text: &str) -> Option<Registers> {
     let mut values = text.split_ascii_whitespace().map(parse_hex);
     let mut next = || values.next().flatten();
     let registers = Registers {

@@ -10,6 +10,12 @@ pub use set::MsrSet;
 
 /// Controls features in the processor, until it is locked.
 pub const IA32_FEATURE_CONTROL: u32 = 0x3A;
+/// Which faults of processors this one has not, and what helps against others.
+pub const IA32_ARCH_CAPABILITIES: u32 = 0x10A;
+/// The highest index in the encoding of a VMCS field.
+pub const IA32_VMX_VMCS_ENUM: u32 = 0x48A;
+/// AMD's switches for instruction decoding, among them whether LFENCE waits.
+pub const MSR_AMD64_DE_CFG: u32 = 0xC001_1029;
 /// Enables miscellaneous features.
 pub const IA32_MISC_ENABLE: u32 = 0x1A0;
 /// The memory type where no MTRR says otherwise.

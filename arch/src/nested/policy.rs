@@ -9,6 +9,7 @@ use super::{
     Control, Exposure, Extension, Reason, Request, SvmCapabilities, VmxCapabilities, When,
 };
 use crate::cpuid::{Cpuid, Vendor};
+use crate::msr::MsrSet;
 
 /// What the monitor has found out about its host. The extension that the
 /// fields speak of is VMX on Intel's processors and SVM on AMD's.
@@ -26,6 +27,10 @@ pub struct HostFacts {
     /// The VMX capability MSRs, from KVM_GET_MSRS on /dev/kvm; empty on AMD.
     #[serde(default)]
     pub vmx: VmxCapabilities,
+    /// The other feature MSRs that a machine can set for a vCPU, from
+    /// KVM_GET_MSRS on /dev/kvm.
+    #[serde(default)]
+    pub msrs: MsrSet,
     /// KVM_GET_SUPPORTED_CPUID.
     pub supported: Cpuid,
 }

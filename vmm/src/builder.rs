@@ -9,7 +9,7 @@ use nestling_arch::acpi::{self, AcpiConfig};
 use nestling_arch::boot::{self, BootParams, LoadedKernel, Module, Protocol};
 use nestling_arch::cpuid::{self, CpuidContext, Vendor};
 use nestling_arch::nested::{self, Exposure, HostFacts, Obstacle, Request};
-use nestling_arch::{GuestMemory, layout, msr};
+use nestling_arch::{GuestMemory, layout, msr, template};
 use nestling_devices::bus;
 use nestling_devices::virtio::block;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -40,6 +40,13 @@ pub enum BuildError {
     Kvm(#[from] KvmError),
     #[error("--nested {request}: {source}")]
     Nested { request: Request, source: Obstacle },
+    #[error("--cpu-template: {0}")]
+    Template(#[from] template::Refusal),
+    #[error(
+        "--nested {request}: the template {template} hides the extension, which this host has: \
+         take another template, or --nested off"
+    )]
+    TemplateHidesNesting { request: Request, template: String },
     #[error(transparent)]
     Mapping(#[from] MappingError),
     #[error(transparent)]
@@ -121,12 +128,21 @@ impl<'a> Prepared<'a> {
                 most,
             });
         }
-        let facts = facts::gather(&kvm)?;
-        let exposure =
-            nested::resolve(&config.nested, &facts).map_err(|source| BuildError::Nested {
-                request: config.nested.clone(),
-                source,
-            })?;
+        let host = facts::gather(&kvm)?;
+        let facts = match &config.cpu_template {
+            Some(template) => template.facts(&host)?,
+            None => host.clone(),
+        };
+        let exposure = nested::resolve(&config.nested, &facts).map_err(|source| {
+            let request = config.nested.clone();
+            match &config.cpu_template {
+                Some(template) if nested::available(&facts) != nested::available(&host) => {
+                    let template = template.name.clone();
+                    BuildError::TemplateHidesNesting { request, template }
+                }
+                _ => BuildError::Nested { request, source },
+            }
+        })?;
         let kernel = if config.kernel_cache {
             kernels::find(&config.kernel)
         } else {
@@ -286,7 +302,10 @@ impl<'a> Prepared<'a> {
                         }
                     })?;
                 let exposure = self.exposure.within(&cpuid);
-                let msrs = msr::boot_msrs(vendor, &exposure);
+                let mut msrs = msr::boot_msrs(vendor, &exposure);
+                if self.config.cpu_template.is_some() {
+                    msrs.extend(self.facts.msrs.iter());
+                }
                 let vcpu = Vcpu::new(vm, index)?;
                 vcpu.set_cpuid(&cpuid)?;
                 vcpu.set_msrs(&msrs)?;

@@ -6,7 +6,9 @@ use std::path::Path;
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
 use nestling_arch::cpuid::{Cpuid, Registers, Vendor, feature};
+use nestling_arch::msr::MsrSet;
 use nestling_arch::nested::{CAPABILITY_MSRS, HostFacts, VmxCapabilities};
+use nestling_arch::template;
 
 use crate::kvm::{self, KvmError};
 
@@ -25,6 +27,9 @@ pub fn gather(kvm: &Kvm) -> Result<HostFacts, KvmError> {
         } else {
             VmxCapabilities::default()
         },
+        msrs: feature_msrs(kvm, |msr| {
+            !CAPABILITY_MSRS.contains(&msr) && template::feature_msrs().any(|known| known == msr)
+        }),
         supported,
     })
 }
@@ -76,12 +81,18 @@ fn processor_has_extension(vendor: Vendor) -> bool {
 
 /// The VMX capabilities that KVM can show, as far as it tells (KVM API, 4.45).
 fn vmx_capabilities(kvm: &Kvm) -> VmxCapabilities {
+    let msrs = feature_msrs(kvm, |msr| CAPABILITY_MSRS.contains(&msr));
+    msrs.iter().collect()
+}
+
+/// The feature MSRs that are `wanted`, as far as KVM tells.
+fn feature_msrs(kvm: &Kvm, wanted: impl Fn(u32) -> bool) -> MsrSet {
     let Ok(list) = kvm.get_msr_feature_index_list() else {
-        return VmxCapabilities::default();
+        return MsrSet::default();
     };
     list.as_slice()
         .iter()
-        .filter(|index| CAPABILITY_MSRS.contains(index))
+        .filter(|index| wanted(**index))
         .filter_map(|&index| {
             let entry = kvm_msr_entry {
                 index,

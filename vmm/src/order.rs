@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nestling_arch::nested::Request;
+use nestling_arch::template::Template;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -276,6 +277,9 @@ pub struct Machine {
     pub memory_mib: u32,
     /// What of VMX or SVM the guest is shown, as `--nested` takes it.
     pub nested: Request,
+    /// What the guest sees of the processor; without, all that KVM gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<Template>,
     /// The kernel command line.
     pub cmdline: String,
     /// Disks in the order in which the guest sees them.
@@ -431,6 +435,7 @@ mod tests {
                 cpus: 1,
                 memory_mib: 256,
                 nested: Request::plain(When::On),
+                cpu_template: None,
                 cmdline: "console=ttyS0".into(),
                 disks: vec![],
                 nets: Vec::new(),

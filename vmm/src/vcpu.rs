@@ -17,7 +17,7 @@ use kvm_bindings::{
     kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use nestling_arch::cpuid::Cpuid;
+use nestling_arch::cpuid::{Cpuid, MAX_ENTRIES};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -61,7 +61,7 @@ pub enum VcpuError {
         /// The value read back, if any.
         kept: Option<u64>,
     },
-    /// The vCPU's CPUID can't be told to KVM.
+    /// The vCPU's CPUID can't be told to KVM, or isn't as KVM was told.
     #[error("vCPU {vcpu}: {source}")]
     Cpuid {
         /// The vCPU's index.
@@ -120,8 +120,8 @@ impl Vcpu {
         &self.fd
     }
 
-    /// Sets what CPUID tells the guest. Comes first: KVM checks later state
-    /// against it.
+    /// Sets what CPUID tells the guest, and reads it back. Comes first: KVM checks
+    /// later state against it.
     pub fn set_cpuid(&self, cpuid: &Cpuid) -> Result<(), VcpuError> {
         let refused = |source| VcpuError::Cpuid {
             vcpu: self.index,
@@ -129,7 +129,10 @@ impl Vcpu {
         };
         let entries = cpuid.to_entries().map_err(refused)?;
         let entries = CpuId::from_entries(&entries).expect("as many as the set allows");
-        self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))
+        self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))?;
+        let kept = self.kvm("KVM_GET_CPUID2", self.fd.get_cpuid2(MAX_ENTRIES))?;
+        let kept = Cpuid::from_entries(kept.as_slice()).map_err(refused)?;
+        cpuid.verify_kept(&kept).map_err(refused)
     }
 
     /// Writes MSRs in this order, all of them or an error that names the one

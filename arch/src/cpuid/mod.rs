@@ -170,6 +170,23 @@ pub enum Error {
         /// What the leaf says.
         found: u32,
     },
+    /// Verification: KVM keeps something else than it was told.
+    #[error(
+        "verification of the guest's CPUID: leaf {leaf:#x}, subleaf {subleaf:?}, {register} was \
+         set to {expected:#010x}, and KVM keeps {found:#010x}"
+    )]
+    NotKept {
+        /// The leaf.
+        leaf: u32,
+        /// The subleaf, if it has one.
+        subleaf: Option<u32>,
+        /// The register.
+        register: Register,
+        /// What KVM was told.
+        expected: u32,
+        /// What it keeps.
+        found: u32,
+    },
     /// Verification: the guest would see what the host lacks.
     #[error(
         "verification of the guest's CPUID: leaf {leaf:#x}, subleaf {subleaf:?}, {register} has \

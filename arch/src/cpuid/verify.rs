@@ -77,6 +77,48 @@ fn apic_ids(cpuid: &Cpuid, expected: u32) -> Result<(), Error> {
     Ok(())
 }
 
+impl Cpuid {
+    /// Holds what KVM keeps of this set against it, but for what KVM itself
+    /// brings up to date with the vCPU's state.
+    ///
+    /// # Errors
+    /// The first register that differs.
+    pub fn verify_kept(&self, kept: &Self) -> Result<(), Error> {
+        let places = self.iter().chain(kept.iter()).map(|(key, _)| key);
+        for (leaf, subleaf) in places {
+            let index = subleaf.unwrap_or(0);
+            let (set, found) = (self.get(leaf, index), kept.get(leaf, index));
+            for register in Register::ALL {
+                let compared = !of_the_state(leaf, index, register);
+                let (expected, found) = (set.get(register), found.get(register));
+                if (expected ^ found) & compared != 0 {
+                    return Err(Error::NotKept {
+                        leaf,
+                        subleaf,
+                        register,
+                        expected,
+                        found,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bits that KVM changes with the vCPU's state.
+fn of_the_state(leaf: u32, subleaf: u32, register: Register) -> u32 {
+    match (leaf, subleaf, register) {
+        (0x1, _, Register::Ecx) => OSXSAVE.mask() | MONITOR.mask(),
+        // The local APIC is enabled.
+        (0x1, _, Register::Edx) => 1 << 9,
+        (0x7, 0, Register::Ecx) => OSPKE.mask(),
+        // Sizes for the states that are enabled.
+        (0xD, 0 | 1, Register::Ebx) => u32::MAX,
+        _ => 0,
+    }
+}
+
 /// No bit is set that KVM does not list, save what the passes are there to
 /// fill in.
 fn within_host(cpuid: &Cpuid, supported: &Cpuid) -> Result<(), Error> {
@@ -229,6 +271,35 @@ mod tests {
                 "{name} {leaf:#x}"
             );
         }
+    }
+
+    #[test]
+    fn what_kvm_keeps_is_compared() {
+        let (set, _, _) = sound("intel-skylake-sp", Exposure::Vmx);
+        let mut kept = set.clone();
+        kept.set(OSXSAVE);
+        kept.get_mut(0xD, Some(0)).unwrap().ebx = 576;
+        assert_eq!(set.verify_kept(&kept), Ok(()));
+        let changed = |leaf, subleaf, expected, found| Error::NotKept {
+            leaf,
+            subleaf,
+            register: Register::Eax,
+            expected,
+            found,
+        };
+        kept.get_mut(0x1, None).unwrap().eax = 7;
+        assert_eq!(
+            set.verify_kept(&kept),
+            Err(changed(0x1, None, 0x0005_0654, 7))
+        );
+        let mut more = set.clone();
+        let zmm = Registers {
+            eax: 1,
+            ..Registers::ZERO
+        };
+        more.insert(0x1E, Some(0), zmm);
+        assert_eq!(set.verify_kept(&more), Err(changed(0x1E, Some(0), 0, 1)));
+        assert_eq!(more.verify_kept(&set), Err(changed(0x1E, Some(0), 1, 0)));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nestling_arch::nested::Request as Nested;
+use nestling_arch::template::Template;
 
 use super::{Failure, Format, Verdict, print_result};
+use crate::config::TemplateSource;
 use crate::console::terminal::{self, RawMode};
 use crate::image::{self, Addition, Image, kernel};
 use crate::metal::directory::Directory;
@@ -76,6 +78,16 @@ pub(super) struct Nest {
     )]
     nested: Vec<Nested>,
 
+    /// What the levels above L0 see of the processor: a template's name (see `nestling cpu
+    /// templates`) or file [default: all that KVM gives]
+    #[arg(long, value_name = "TEMPLATE")]
+    cpu_template: Option<TemplateSource>,
+
+    /// The processor of an emulated metal: a model of `qemu-system-x86_64 -cpu help` for svm, of
+    /// `bochs --help cpu` for vmx
+    #[arg(long, value_name = "MODEL")]
+    metal_cpu: Option<String>,
+
     /// How levels above L1 reach the network: bridge (each is a full member of the one that L1
     /// is on), nat (each level runs one for the next) or off
     #[arg(long, value_name = "HOW", default_value_t = Kind::Bridge)]
@@ -114,7 +126,7 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "l2_net"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "l2_net"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
@@ -220,6 +232,7 @@ impl Nest {
                 .min(mib(available)),
             image_mib: mib(image_size),
             nested: self.nested.clone(),
+            cpu_template: self.template()?,
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
                 .to_owned(),
@@ -233,6 +246,12 @@ impl Nest {
             silence_s: 10 * scale,
         };
         plan::plan(&request).map_err(Failure::usage)
+    }
+
+    fn template(&self) -> Result<Option<Template>, Failure> {
+        let source = self.cpu_template.clone();
+        let read = source.map(TemplateSource::read).transpose();
+        read.map_err(|error| Failure::usage(format!("--cpu-template: {error}")))
     }
 
     fn run(
@@ -335,6 +354,7 @@ impl Nest {
             initramfs: &initrd,
             command_line: command_line.trim(),
             processors: plan.machine.cpus,
+            processor: self.metal_cpu.as_deref(),
             memory_mib: plan.machine.memory_mib,
             disks: &disks,
             count_instructions: self.count_instructions,

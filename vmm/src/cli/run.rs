@@ -9,7 +9,7 @@ use nestling_devices::net::nat::mappings::Mapping;
 use super::{Failure, Format, Verdict};
 use crate::config::{
     ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig,
-    NetworkOptions, VmConfig,
+    NetworkOptions, TemplateSource, VmConfig,
 };
 use crate::session;
 
@@ -69,6 +69,11 @@ pub(super) struct Run {
     /// or to ask for, as in vmx,-ept,+shadow_vmcs; `doctor --nested` lists them [default: auto]
     #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
     nested: Option<Request>,
+
+    /// What the guest sees of the processor: a template's name (see `nestling cpu templates`) or
+    /// file [default: all that the host's KVM gives]
+    #[arg(long, value_name = "TEMPLATE")]
+    cpu_template: Option<TemplateSource>,
 
     /// A disk on a raw file: path=FILE[,readonly=on][,queues=N]; may be repeated
     #[arg(long, value_name = "DISK")]
@@ -155,6 +160,7 @@ impl Run {
             cpus: self.cpus,
             memory: self.memory,
             nested: self.nested,
+            cpu_template: self.cpu_template,
             disk: (!self.disk.is_empty()).then_some(self.disk),
             net: (!self.net.is_empty()).then_some(self.net),
             network,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::network::NetworkOptions;
 use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig};
+use super::template::TemplateSource;
 use crate::channel::{MAX_TEXT, printable};
 
 /// The schema this version reads.
@@ -30,6 +31,7 @@ pub struct ConfigFile {
     pub cpus: Option<u32>,
     pub memory: Option<MemoryConfig>,
     pub nested: Option<Request>,
+    pub cpu_template: Option<TemplateSource>,
     pub disk: Option<Vec<DiskConfig>>,
     pub net: Option<Vec<NetConfig>>,
     pub network: Option<NetworkOptions>,
@@ -74,6 +76,15 @@ pub enum FileError {
     },
 }
 
+/// The line, from 1, that an error is about, and what is wrong there.
+pub(super) fn one_line(error: &toml::de::Error, text: &str) -> (usize, String) {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let breaks = text.as_bytes()[..start].iter().filter(|b| **b == b'\n');
+    // It quotes the file, which may be anybody's.
+    let message = error.message().lines().collect::<Vec<_>>().join("; ");
+    (breaks.count() + 1, printable(&message, MAX_TEXT))
+}
+
 impl ConfigFile {
     /// Reads the file at `path`. Relative paths in it start at its folder.
     pub fn read(path: &Path) -> Result<Self, FileError> {
@@ -91,19 +102,11 @@ impl ConfigFile {
     /// Parses `text`; `path` only names it in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
         let file: Self = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            let (line, message) = one_line(&error, text);
             FileError::Parse {
                 path: path.into(),
-                line: text.as_bytes()[..start]
-                    .iter()
-                    .filter(|b| **b == b'\n')
-                    .count()
-                    + 1,
-                // It quotes the file, which may be anybody's.
-                message: printable(
-                    &error.message().lines().collect::<Vec<_>>().join("; "),
-                    MAX_TEXT,
-                ),
+                line,
+                message,
             }
         })?;
         match file.version {
@@ -126,6 +129,7 @@ impl ConfigFile {
             cpus: flags.cpus.or(self.cpus),
             memory: flags.memory.or(self.memory),
             nested: flags.nested.or(self.nested),
+            cpu_template: flags.cpu_template.or(self.cpu_template),
             disk: flags.disk.or(self.disk),
             net: flags.net.or(self.net),
             network: match (self.network, flags.network) {
@@ -154,6 +158,7 @@ impl ConfigFile {
             Endpoint::Socket(path) => Some(path),
             Endpoint::Descriptor(_) => None,
         });
+        let template = self.cpu_template.as_mut().and_then(TemplateSource::file);
         let files = [&mut self.kernel, &mut self.initrd].into_iter().flatten();
         let modules = self
             .module
@@ -161,7 +166,7 @@ impl ConfigFile {
             .flatten()
             .map(|module| &mut module.path);
         let disks = self.disk.iter_mut().flatten().map(|disk| &mut disk.path);
-        let files = files.chain(modules).chain(disks);
+        let files = files.chain(template).chain(modules).chain(disks);
         for path in files.chain(console_files).chain(sockets) {
             *path = folder.join(&*path);
         }

@@ -7,11 +7,13 @@ mod file;
 mod network;
 mod options;
 mod parts;
+mod template;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use nestling_arch::nested::Request;
+use nestling_arch::template::Template;
 use nestling_devices::net::prefix::Prefix4;
 
 pub use file::{ConfigFile, FileError};
@@ -20,6 +22,7 @@ pub use options::{OptionError, Options};
 pub use parts::{
     ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, ModuleConfig, NetConfig, Wire,
 };
+pub use template::{TemplateError, TemplateSource};
 
 use crate::size::Size;
 
@@ -52,6 +55,8 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// What of VMX or SVM the guest is shown.
     pub nested: Request,
+    /// What the guest sees of the processor, if not all that the host's KVM gives.
+    pub cpu_template: Option<Template>,
     /// Block devices, /dev/vda first.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces.
@@ -99,6 +104,9 @@ pub enum ConfigError {
     /// A virtual network that can't be.
     #[error("--network: {0}")]
     Network(#[from] OptionError),
+    /// A template that can't be had.
+    #[error("--cpu-template: {0}")]
+    Template(#[from] TemplateError),
     /// Addresses for interfaces of a network without IPv4, or outside of it.
     #[error("--net user,ip={0}: the network has no such address for a guest")]
     Address(Ipv4Addr),
@@ -119,6 +127,7 @@ impl VmConfig {
             cpus: file.cpus.unwrap_or(1),
             memory: file.memory.unwrap_or_default(),
             nested: file.nested.unwrap_or_default(),
+            cpu_template: file.cpu_template.map(TemplateSource::read).transpose()?,
             disks: file.disk.unwrap_or_default(),
             nets: file.net.unwrap_or_default(),
             network: file.network.unwrap_or_default().try_into()?,

@@ -197,7 +197,7 @@ fn configure(spec: &Spec<'_>, iso: &Path, lines: &[TcpListener]) -> io::Result<S
     let mut text = format!(
         "config_interface: textconfig\n\
          display_library: term\n\
-         cpu: model={PROCESSOR}, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0\n\
+         cpu: model={}, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0\n\
          megs: {}\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
@@ -213,6 +213,7 @@ fn configure(spec: &Spec<'_>, iso: &Path, lines: &[TcpListener]) -> io::Result<S
          debug: action=ignore\n\
          log: -\n\
          logprefix: %e%d\n",
+        spec.processor.unwrap_or(PROCESSOR),
         spec.memory_mib,
         iso.display(),
     );

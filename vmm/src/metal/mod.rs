@@ -361,6 +361,8 @@ pub struct Spec<'a> {
     pub command_line: &'a str,
     /// How many processors.
     pub processors: u32,
+    /// The processors' model, if not the metal's usual one.
+    pub processor: Option<&'a str>,
     /// How much memory, in MiB.
     pub memory_mib: u32,
     /// Disks: virtio block devices under QEMU, ATA under Bochs.

@@ -14,7 +14,9 @@ use crate::nest::process;
 pub const PROGRAM: &str = "qemu-system-x86_64";
 /// With `cx16` this TCG's cmpxchg16b now and then corrupts the flags, and L0 dies
 /// of a double fault in its slab allocator.
-const PROCESSOR: &str = "max,+svm,+npt,-cx16";
+const FEATURES: &str = "+svm,+npt,-cx16";
+/// All that this TCG emulates.
+const PROCESSOR: &str = "max";
 
 /// Starts L0. The console is COM1, the channel COM2; both are sockets, so that
 /// nothing is lost when their reader is late.
@@ -86,7 +88,9 @@ fn arguments(spec: &Spec<'_>, console: i32, channel: i32) -> Vec<OsString> {
         "none",
         "-no-reboot",
     ]);
-    add(&["-machine", "q35", "-accel", "tcg", "-cpu", PROCESSOR]);
+    let model = spec.processor.unwrap_or(PROCESSOR);
+    let processor = format!("{model},{FEATURES}");
+    add(&["-machine", "q35", "-accel", "tcg", "-cpu", &processor]);
     add(&[
         "-smp",
         &spec.processors.to_string(),
@@ -140,6 +144,7 @@ mod tests {
             initramfs: Path::new("/i"),
             command_line: "quiet x=1",
             processors: 2,
+            processor: Some("EPYC"),
             memory_mib: 512,
             disks: &disks,
             count_instructions: true,
@@ -151,7 +156,7 @@ mod tests {
             .collect();
         let text = words.join(" ");
         for part in [
-            "-smp 2 -m 512M",
+            "-cpu EPYC,+svm,+npt,-cx16 -smp 2 -m 512M",
             "-chardev socket,id=console,fd=7 -serial chardev:console",
             "-chardev socket,id=channel,fd=8 -serial chardev:channel",
             "-icount shift=0,sleep=off",

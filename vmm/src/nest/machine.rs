@@ -138,6 +138,9 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     if spec.debug_exit {
         command.arg("--debug-exit");
     }
+    if let Some(template) = &machine.cpu_template {
+        command.args(["--cpu-template", &serde_json::to_string(template)?]);
+    }
     for module in spec.modules {
         command.args(["--module", module]);
     }

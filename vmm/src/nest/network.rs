@@ -248,6 +248,7 @@ mod tests {
             cpus: 1,
             memory_mib: 256,
             nested: nestling_arch::nested::Request::default(),
+            cpu_template: None,
             cmdline: String::new(),
             disks: Vec::new(),
             nets: Vec::new(),

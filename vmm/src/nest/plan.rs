@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use nestling_arch::nested::{Request as Nested, When};
+use nestling_arch::template::Template;
 
 use super::network::{self, Networks};
 use crate::config::MAX_VCPUS;
@@ -91,6 +92,8 @@ pub struct Request {
     /// What of VMX or SVM L1, L2 and so on are shown; the last counts for the
     /// rest.
     pub nested: Vec<Nested>,
+    /// `--cpu-template`, for every level above L0.
+    pub cpu_template: Option<Template>,
     /// Kernel arguments for every level besides nestling's own.
     pub cmdline: String,
     /// How KVM is loaded.
@@ -180,6 +183,7 @@ pub fn appliance() -> Result<Order, Error> {
         memory_limit_mib: u32::MAX,
         image_mib: 64,
         nested: vec![Nested::plain(When::On)],
+        cpu_template: None,
         cmdline: String::new(),
         kvm: Kvm::default(),
         network: network::Kind::Bridge,
@@ -234,6 +238,8 @@ fn level_nest(
         cpus,
         memory_mib,
         nested,
+        // An emulator has a processor of its own.
+        cpu_template: request.cpu_template.clone().filter(|_| level > 0),
         cmdline: format!("{CMDLINE} {}", request.cmdline)
             .trim_end()
             .to_owned(),
@@ -337,6 +343,7 @@ mod tests {
             memory_limit_mib: 2048,
             image_mib: 30,
             nested: vec![Nested::plain(When::Auto)],
+            cpu_template: None,
             cmdline: String::new(),
             kvm: Kvm::default(),
             network: network::Kind::Off,

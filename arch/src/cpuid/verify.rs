@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_kvm_keeps_is_compared() {
-        let (set, _, _) = sound("intel-skylake-sp", Exposure::Vmx);
+        let (set, _, _) = sound("intel-skylake-sp", "on");
         let mut kept = set.clone();
         kept.set(OSXSAVE);
         kept.get_mut(0xD, Some(0)).unwrap().ebx = 576;

@@ -8,7 +8,7 @@ use super::catalogue::{self, Kind};
 use super::{Lack, Template, Unnamed, lack, msrs, states};
 use crate::cpuid::{Cpuid, Key, Register, Registers, Vendor, feature, names};
 use crate::msr::{IA32_ARCH_CAPABILITIES, MsrSet};
-use crate::nested::{CAPABILITY_MSRS, HostFacts, VmxCapabilities};
+use crate::nested::{CAPABILITY_MSRS, HostFacts};
 
 /// Why a template can't be had on a host.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -236,15 +236,5 @@ fn is_read(msr: u32, cpuid: &Cpuid) -> bool {
         IA32_ARCH_CAPABILITIES => names::find("ARCH_CAPABILITIES").is_some_and(|f| cpuid.has(f)),
         _ if CAPABILITY_MSRS.contains(&msr) => cpuid.has(feature::VMX),
         _ => true,
-    }
-}
-
-impl VmxCapabilities {
-    /// These, with the values of `others` in place of their own.
-    #[must_use]
-    fn with(self, others: &MsrSet) -> Self {
-        CAPABILITY_MSRS
-            .filter_map(|msr| Some((msr, others.get(msr).or(self.get(msr))?)))
-            .collect()
     }
 }

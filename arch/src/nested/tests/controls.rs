@@ -241,6 +241,8 @@ fn kvm_takes(host: &VmxCapabilities, msr: u32, value: u64) -> bool {
         0x480 => (value ^ most) & !(1 << 49 | 1 << 54 | 1 << 55) == 0 && value & !most == 0,
         0x485 => (value ^ most) & !0x7000_C1E0 == 0 && value & !most == 0,
         0x48C | 0x491 => value & !most == 0,
+        // KVM looks at nothing there.
+        0x48A => true,
         _ => false,
     }
 }

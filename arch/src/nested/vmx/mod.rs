@@ -18,7 +18,7 @@ pub const CAPABILITY_MSRS: RangeInclusive<u32> = IA32_VMX_BASIC..=IA32_VMX_VMFUN
 /// The capability MSRs that hold controls, in an order in which KVM takes them:
 /// IA32_VMX_MISC is checked against the pin-based controls. What the other
 /// control MSRs say, those without TRUE in their names, KVM derives from these.
-const WRITABLE: [u32; 9] = [
+const WRITABLE: [u32; 10] = [
     IA32_VMX_BASIC,
     IA32_VMX_TRUE_PINBASED_CTLS,
     IA32_VMX_TRUE_PROCBASED_CTLS,
@@ -28,6 +28,7 @@ const WRITABLE: [u32; 9] = [
     IA32_VMX_MISC,
     IA32_VMX_EPT_VPID_CAP,
     IA32_VMX_VMFUNC,
+    IA32_VMX_VMCS_ENUM,
 ];
 
 /// Controls that stand for whole parts of MSRs: without the control the part
@@ -138,6 +139,22 @@ impl VmxCapabilities {
         if let Some(value) = self.get(msr) {
             self.0.insert(msr, value & !mask);
         }
+    }
+
+    /// These, with the values of `others` in place of their own, and what follows
+    /// from them.
+    #[must_use]
+    pub fn with(mut self, others: &MsrSet) -> Self {
+        for (msr, value) in others.iter() {
+            if self.get(msr).is_none() {
+                continue;
+            }
+            self.0.insert(msr, value);
+            if let Some((older, default1)) = older(msr) {
+                self.0.insert(older, value | u64::from(default1));
+            }
+        }
+        self
     }
 
     /// What KVM is to be told of them, in order. That comes before the first

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod doctor;
 pub mod exit;
 pub mod facts;
+pub mod fleet;
 pub mod guest;
 pub mod image;
 pub mod kernels;

@@ -153,6 +153,12 @@ pub fn find(name: &str) -> Option<Feature> {
         })
 }
 
+/// All names, by leaf and bit.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    let names = ROWS.iter().flat_map(|row| row.3.split_ascii_whitespace());
+    names.filter(|name| *name != "-")
+}
+
 /// The name of a bit, if it has one.
 fn name((leaf, subleaf): Key, register: Register, bit: u32) -> Option<&'static str> {
     ROWS.iter()

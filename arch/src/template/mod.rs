@@ -28,7 +28,7 @@ mod text;
 pub use apply::Refusal;
 pub use baseline::{BASELINES, Baseline};
 pub use lack::Lack;
-pub use msrs::known as feature_msrs;
+pub use msrs::{known as feature_msrs, name as msr_name};
 pub use profile::{MixedVendors, Profile};
 pub use rule::Rule;
 pub use text::TextError;

@@ -72,7 +72,7 @@ pub(super) fn find(text: &str) -> Option<u32> {
 }
 
 /// The manual's name.
-pub(super) fn name(msr: u32) -> String {
+pub fn name(msr: u32) -> String {
     let found = MSRS.iter().find(|(index, _, _)| *index == msr);
     found.map_or_else(
         || format!("MSR {msr:#x}"),

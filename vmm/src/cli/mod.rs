@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod cpu;
 mod doctor;
 mod image;
 mod man;
@@ -75,6 +76,9 @@ enum Command {
     /// Measure what a level costs
     #[command(subcommand)]
     Bench(Box<bench::Bench>),
+    /// Dump this host's processor as guests see it, and make templates of processors
+    #[command(subcommand)]
+    Cpu(cpu::Cpu),
     /// Say what this host can do, and what to do about the rest
     Doctor(doctor::Doctor),
     /// Build the image that every level of a nest boots
@@ -142,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Nest(nest) => nest.execute(format),
         Command::Net(net) => net.execute(format),
         Command::Bench(bench) => bench.execute(format),
+        Command::Cpu(cpu) => cpu.execute(format),
         Command::Doctor(doctor) => doctor.execute(format),
         Command::Image(image) => image.execute(format),
         Command::Completions(completions) => completions.execute(),

@@ -8,8 +8,9 @@ use kvm_ioctls::{Cap, Kvm};
 use nestling_arch::acpi::{self, AcpiConfig};
 use nestling_arch::boot::{self, BootParams, LoadedKernel, Module, Protocol};
 use nestling_arch::cpuid::{self, CpuidContext, Vendor};
-use nestling_arch::nested::{self, Exposure, HostFacts, Obstacle, Request};
-use nestling_arch::{GuestMemory, layout, msr, template};
+use nestling_arch::hyperv::Enlightenments;
+use nestling_arch::nested::{self, Exposure, Extension, HostFacts, Obstacle, Request};
+use nestling_arch::{GuestMemory, hyperv, layout, msr, template};
 use nestling_devices::bus;
 use nestling_devices::virtio::block;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -40,6 +41,11 @@ pub enum BuildError {
     Kvm(#[from] KvmError),
     #[error("--nested {request}: {source}")]
     Nested { request: Request, source: Obstacle },
+    #[error("--hyperv {request}: {source}")]
+    Hyperv {
+        request: hyperv::Request,
+        source: hyperv::Unsupported,
+    },
     #[error("--cpu-template: {0}")]
     Template(#[from] template::Refusal),
     #[error(
@@ -105,6 +111,7 @@ pub struct Prepared<'a> {
     kvm: Kvm,
     facts: HostFacts,
     exposure: Exposure,
+    enlightenments: Enlightenments,
     /// The kernel as configured, or as it was kept unpacked.
     kernel: PathBuf,
 }
@@ -143,6 +150,17 @@ impl<'a> Prepared<'a> {
                 _ => BuildError::Nested { request, source },
             }
         })?;
+        let enlightenments = match &config.hyperv {
+            hyperv::Request::Off => Enlightenments::default(),
+            request => {
+                let supported = crate::hyperv::supported(&kvm)?;
+                let vmx = exposure.extension() == Some(Extension::Vmx);
+                hyperv::resolve(request, &supported, vmx).map_err(|source| BuildError::Hyperv {
+                    request: request.clone(),
+                    source,
+                })?
+            }
+        };
         let kernel = if config.kernel_cache {
             kernels::find(&config.kernel)
         } else {
@@ -153,6 +171,7 @@ impl<'a> Prepared<'a> {
             kvm,
             facts,
             exposure,
+            enlightenments,
             kernel,
         })
     }
@@ -294,7 +313,7 @@ impl<'a> Prepared<'a> {
                     exposure: self.exposure.clone(),
                     tsc_deadline,
                 };
-                let cpuid =
+                let mut cpuid =
                     cpuid::guest_cpuid(&self.facts.supported, &context).map_err(|source| {
                         BuildError::Cpuid {
                             vcpu: index,
@@ -307,6 +326,10 @@ impl<'a> Prepared<'a> {
                     msrs.extend(self.facts.msrs.iter());
                 }
                 let vcpu = Vcpu::new(vm, index)?;
+                if !self.enlightenments.is_empty() {
+                    self.enlightenments.show(&mut cpuid);
+                    vcpu.enable_hyperv(&self.kvm, &self.enlightenments)?;
+                }
                 vcpu.set_cpuid(&cpuid)?;
                 vcpu.set_msrs(&msrs)?;
                 vcpu.set_lint()?;

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod facts;
 pub mod fleet;
 pub mod guest;
+pub mod hyperv;
 pub mod image;
 pub mod kernels;
 pub mod kvm;

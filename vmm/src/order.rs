@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use nestling_arch::hyperv;
 use nestling_arch::nested::Request;
 use nestling_arch::template::Template;
 use serde::{Deserialize, Serialize};
@@ -280,6 +281,9 @@ pub struct Machine {
     /// What the guest sees of the processor; without, all that KVM gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_template: Option<Template>,
+    /// What of Hyper-V's interface, as `--hyperv` takes it.
+    #[serde(default, skip_serializing_if = "hyperv::Request::is_off")]
+    pub hyperv: hyperv::Request,
     /// The kernel command line.
     pub cmdline: String,
     /// Disks in the order in which the guest sees them.
@@ -436,6 +440,7 @@ mod tests {
                 memory_mib: 256,
                 nested: Request::plain(When::On),
                 cpu_template: None,
+                hyperv: hyperv::Request::Off,
                 cmdline: "console=ttyS0".into(),
                 disks: vec![],
                 nets: Vec::new(),

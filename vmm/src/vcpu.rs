@@ -16,12 +16,14 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, Msrs, kvm_msr_entry,
     kvm_run,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nestling_arch::cpuid::{Cpuid, MAX_ENTRIES};
+use nestling_arch::hyperv::Enlightenments;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::exit::{self, Buses, End, Next, UserExits};
+use crate::hyperv;
 use crate::stats::{Counts, Statistics};
 use crate::vm::{Vm, VmError, ioctl};
 
@@ -118,6 +120,16 @@ impl Vcpu {
     /// KVM's descriptor of the vCPU.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// Lets the guest use these enlightenments, and no others. Comes before CPUID.
+    pub fn enable_hyperv(
+        &self,
+        kvm: &Kvm,
+        enlightenments: &Enlightenments,
+    ) -> Result<(), VcpuError> {
+        let enabled = hyperv::enable(kvm, &self.fd, enlightenments);
+        self.kvm("KVM_ENABLE_CAP for Hyper-V", enabled)
     }
 
     /// Sets what CPUID tells the guest, and reads it back. Comes first: KVM checks
@@ -227,6 +239,10 @@ impl Vcpu {
                 Ok(VcpuExit::InternalError) => {
                     user_exits.other += 1;
                     break Some(End::Failed(internal_error(self.fd.get_kvm_run())));
+                }
+                Ok(VcpuExit::Hyperv) => {
+                    user_exits.other += 1;
+                    hyperv::answer(self.fd.get_kvm_run());
                 }
                 Ok(exit) => {
                     // SAFETY: called only for an exit by port I/O, for which `io` is the field

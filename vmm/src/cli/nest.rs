@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use nestling_arch::hyperv;
 use nestling_arch::nested::Request as Nested;
 use nestling_arch::template::Template;
 
@@ -83,6 +84,11 @@ pub(super) struct Nest {
     #[arg(long, value_name = "TEMPLATE")]
     cpu_template: Option<TemplateSource>,
 
+    /// What of Hyper-V's interface a level is shown, in place of KVM's: off, on, on,-NAME... or
+    /// NAME,... of enlightenments; may be repeated as --nested [default: off]
+    #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
+    hyperv: Vec<hyperv::Request>,
+
     /// The processor of an emulated metal: a model of `qemu-system-x86_64 -cpu help` for svm, of
     /// `bochs --help cpu` for vmx
     #[arg(long, value_name = "MODEL")]
@@ -126,7 +132,7 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "l2_net"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "hyperv", "l2_net"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
@@ -233,6 +239,7 @@ impl Nest {
             image_mib: mib(image_size),
             nested: self.nested.clone(),
             cpu_template: self.template()?,
+            hyperv: self.hyperv.clone(),
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
                 .to_owned(),

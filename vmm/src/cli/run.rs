@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use nestling_arch::hyperv;
 use nestling_arch::nested::Request;
 use nestling_devices::net::nat::mappings::Mapping;
 
@@ -74,6 +75,11 @@ pub(super) struct Run {
     /// file [default: all that the host's KVM gives]
     #[arg(long, value_name = "TEMPLATE")]
     cpu_template: Option<TemplateSource>,
+
+    /// What the guest is shown of Hyper-V's interface, in place of KVM's: off, on, on,-NAME... or
+    /// NAME,... of enlightenments [default: off]
+    #[arg(long, value_name = "WHAT")]
+    hyperv: Option<hyperv::Request>,
 
     /// A disk on a raw file: path=FILE[,readonly=on][,queues=N]; may be repeated
     #[arg(long, value_name = "DISK")]
@@ -161,6 +167,7 @@ impl Run {
             memory: self.memory,
             nested: self.nested,
             cpu_template: self.cpu_template,
+            hyperv: self.hyperv,
             disk: (!self.disk.is_empty()).then_some(self.disk),
             net: (!self.net.is_empty()).then_some(self.net),
             network,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nestling_arch::hyperv;
 use nestling_arch::nested::Request;
 use serde::Deserialize;
 
@@ -32,6 +33,7 @@ pub struct ConfigFile {
     pub memory: Option<MemoryConfig>,
     pub nested: Option<Request>,
     pub cpu_template: Option<TemplateSource>,
+    pub hyperv: Option<hyperv::Request>,
     pub disk: Option<Vec<DiskConfig>>,
     pub net: Option<Vec<NetConfig>>,
     pub network: Option<NetworkOptions>,
@@ -130,6 +132,7 @@ impl ConfigFile {
             memory: flags.memory.or(self.memory),
             nested: flags.nested.or(self.nested),
             cpu_template: flags.cpu_template.or(self.cpu_template),
+            hyperv: flags.hyperv.or(self.hyperv),
             disk: flags.disk.or(self.disk),
             net: flags.net.or(self.net),
             network: match (self.network, flags.network) {

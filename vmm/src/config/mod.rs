@@ -12,6 +12,7 @@ mod template;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use nestling_arch::hyperv;
 use nestling_arch::nested::Request;
 use nestling_arch::template::Template;
 use nestling_devices::net::prefix::Prefix4;
@@ -57,6 +58,8 @@ pub struct VmConfig {
     pub nested: Request,
     /// What the guest sees of the processor, if not all that the host's KVM gives.
     pub cpu_template: Option<Template>,
+    /// What the guest is shown of Hyper-V's interface, in place of KVM's.
+    pub hyperv: hyperv::Request,
     /// Block devices, /dev/vda first.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces.
@@ -128,6 +131,7 @@ impl VmConfig {
             memory: file.memory.unwrap_or_default(),
             nested: file.nested.unwrap_or_default(),
             cpu_template: file.cpu_template.map(TemplateSource::read).transpose()?,
+            hyperv: file.hyperv.unwrap_or_default(),
             disks: file.disk.unwrap_or_default(),
             nets: file.net.unwrap_or_default(),
             network: file.network.unwrap_or_default().try_into()?,

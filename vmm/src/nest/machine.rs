@@ -141,6 +141,9 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     if let Some(template) = &machine.cpu_template {
         command.args(["--cpu-template", &serde_json::to_string(template)?]);
     }
+    if !machine.hyperv.is_off() {
+        command.args(["--hyperv", &machine.hyperv.to_string()]);
+    }
     for module in spec.modules {
         command.args(["--module", module]);
     }

@@ -249,6 +249,7 @@ mod tests {
             memory_mib: 256,
             nested: nestling_arch::nested::Request::default(),
             cpu_template: None,
+            hyperv: nestling_arch::hyperv::Request::Off,
             cmdline: String::new(),
             disks: Vec::new(),
             nets: Vec::new(),

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use nestling_arch::hyperv;
 use nestling_arch::nested::{Request as Nested, When};
 use nestling_arch::template::Template;
 
@@ -94,6 +95,9 @@ pub struct Request {
     pub nested: Vec<Nested>,
     /// `--cpu-template`, for every level above L0.
     pub cpu_template: Option<Template>,
+    /// What of Hyper-V's interface L1, L2 and so on are shown; the last counts for
+    /// the rest.
+    pub hyperv: Vec<hyperv::Request>,
     /// Kernel arguments for every level besides nestling's own.
     pub cmdline: String,
     /// How KVM is loaded.
@@ -120,6 +124,7 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
     for (option, named) in [
         ("--cpus", request.cpus.len()),
         ("--nested", request.nested.len()),
+        ("--hyperv", request.hyperv.len()),
     ] {
         if named > usize::from(depth) {
             return Err(Error::List {
@@ -184,6 +189,7 @@ pub fn appliance() -> Result<Order, Error> {
         image_mib: 64,
         nested: vec![Nested::plain(When::On)],
         cpu_template: None,
+        hyperv: Vec::new(),
         cmdline: String::new(),
         kvm: Kvm::default(),
         network: network::Kind::Bridge,
@@ -210,12 +216,13 @@ fn level_nest(
     memory_mib: u32,
     steps: Vec<Step>,
 ) -> Result<Nest, Error> {
-    let (cpus, nested) = match usize::from(level).checked_sub(1) {
+    let (cpus, nested, hyperv) = match usize::from(level).checked_sub(1) {
         // An emulated machine, which has what the metal has: see `Metal::max_processors`.
-        None => (1, Nested::default()),
+        None => (1, Nested::default(), hyperv::Request::Off),
         Some(place) => (
             of_level(&request.cpus, place).unwrap_or(1),
             of_level(&request.nested, place).unwrap_or_default(),
+            of_level(&request.hyperv, place).unwrap_or_default(),
         ),
     };
     if !(1..=MAX_VCPUS).contains(&cpus) {
@@ -240,6 +247,7 @@ fn level_nest(
         nested,
         // An emulator has a processor of its own.
         cpu_template: request.cpu_template.clone().filter(|_| level > 0),
+        hyperv,
         cmdline: format!("{CMDLINE} {}", request.cmdline)
             .trim_end()
             .to_owned(),
@@ -344,6 +352,7 @@ mod tests {
             image_mib: 30,
             nested: vec![Nested::plain(When::Auto)],
             cpu_template: None,
+            hyperv: Vec::new(),
             cmdline: String::new(),
             kvm: Kvm::default(),
             network: network::Kind::Off,

@@ -1,5 +1,6 @@
 //! A dump: all that a template needs to know of a host, in a file.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Dump {
     version: u32,
-    /// The brand string.
+    /// What it is called in /proc/cpuinfo.
     pub processor: String,
     /// Whose it is.
     pub vendor: Vendor,
@@ -89,7 +90,7 @@ impl Dump {
         let known = |(msr, _): &(u32, u64)| template::feature_msrs().any(|known| known == *msr);
         Ok(Self {
             version: VERSION,
-            processor: brand(&facts.supported),
+            processor: field(&cpuinfo, "model name").unwrap_or_default(),
             vendor: facts.vendor(),
             microcode: field(&cpuinfo, "microcode"),
             kernel: release.trim().to_owned(),
@@ -169,44 +170,27 @@ impl Dump {
             self.microcode.as_deref().unwrap_or("unknown"),
             self.kernel,
         );
-        for name in names::all() {
-            if names::find(name).is_some_and(|feature| self.cpuid.has(feature)) {
-                text.push_str("  ");
-                text.push_str(name);
-                text.push('\n');
-            }
+        let has = |name: &&str| names::find(name).is_some_and(|feature| self.cpuid.has(feature));
+        let features: Vec<&str> = names::all().filter(has).collect();
+        for line in features.chunks(8) {
+            writeln!(text, "  {}", line.join(" ")).expect("a string takes all");
         }
         text.push_str("\nCPUID                  EAX      EBX      ECX      EDX\n");
         for ((leaf, subleaf), registers) in self.cpuid.iter() {
             let subleaf = subleaf.map_or(String::new(), |subleaf| format!(".{subleaf}"));
             let values = Register::ALL.map(|register| format!("{:08x}", registers.get(register)));
-            text.push_str(&format!(
-                "  {:<18} {}\n",
-                format!("{leaf:#010x}{subleaf}"),
-                values.join(" ")
-            ));
+            let place = format!("{leaf:#010x}{subleaf}");
+            writeln!(text, "  {place:<18} {}", values.join(" ")).expect("a string takes all");
         }
         if !self.msrs.is_empty() {
             text.push_str("\nMSRs\n");
         }
         for (msr, value) in self.msrs.iter() {
-            text.push_str(&format!(
-                "  {:<30} {value:#018x}\n",
-                template::msr_name(msr)
-            ));
+            let name = template::msr_name(msr);
+            writeln!(text, "  {name:<30} {value:#018x}").expect("a string takes all");
         }
         text
     }
-}
-
-/// The brand string of leaves 0x80000002 to 0x80000004.
-fn brand(cpuid: &Cpuid) -> String {
-    let bytes: Vec<u8> = (0x8000_0002..=0x8000_0004)
-        .flat_map(|leaf| Register::ALL.map(|register| cpuid.get(leaf, 0).get(register)))
-        .flat_map(u32::to_le_bytes)
-        .take_while(|byte| *byte != 0)
-        .collect();
-    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 /// The first field of that name in /proc/cpuinfo.
@@ -276,18 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn the_brand_is_read_from_its_leaves() {
-        let mut cpuid = Cpuid::default();
-        let registers = nestling_arch::cpuid::Registers {
-            eax: u32::from_le_bytes(*b"  A "),
-            ebx: u32::from_le_bytes(*b"B\0xx"),
-            ..Default::default()
-        };
-        cpuid.insert(0x8000_0002, None, registers);
-        assert_eq!(brand(&cpuid), "A B");
-        assert_eq!(
-            field("x : 1\nmicrocode\t: 0xa0\nmicrocode\t: 0xa1\n", "microcode"),
-            Some("0xa0".into())
-        );
+    fn cpuinfo_is_read() {
+        let text = "x : 1\nmicrocode\t: 0xa0\nmicrocode\t: 0xa1\n";
+        assert_eq!(field(text, "microcode"), Some("0xa0".into()));
+        assert_eq!(field(text, "model name"), None);
     }
 }

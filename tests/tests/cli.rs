@@ -435,7 +435,7 @@ fn requests_for_controls_that_can_not_be_are_explained() {
         refuses(&["run", "--nested", request], 2, parts);
         refuses(&["nest", "--nested", request], 2, parts);
         refuses(&["doctor", "--nested", request], 2, parts);
-        let path = files.write("machine.toml", &format!("nested = {request:?}\n"));
+        let path = files.write("machine.toml", format!("nested = {request:?}\n"));
         refuses(&["run", "--config", &path], 2, parts);
     }
 }

@@ -1,8 +1,11 @@
 //! What processors tell of themselves, in the events `vcpu` and `cpu`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
+
+use crate::nest::Life;
 
 /// CPUID answers by leaf and subleaf, which plain leaves don't have: EAX, EBX,
 /// ECX, EDX.
@@ -21,6 +24,13 @@ pub struct View {
     pub xcr0: Option<u64>,
 }
 
+/// The VMX capability MSRs (SDM vol. 3D, appendix A).
+pub const VMX_MSRS: RangeInclusive<u32> = 0x480..=0x491;
+/// The leaf of SVM's features (APM vol. 3, appendix E).
+pub const SVM_LEAF: (u32, Option<u32>) = (0x8000_000A, None);
+/// MSRs that can be read whether a monitor sets them or not.
+const IA32_FEATURE_CONTROL: u32 = 0x3A;
+const IA32_MISC_ENABLE: u32 = 0x1A0;
 /// Components that XSAVE always has room for: x87 and SSE (SDM vol. 1, 13.4.1).
 const LEGACY_COMPONENTS: u32 = 2;
 /// The legacy region with the XSAVE header (SDM vol. 1, 13.4).
@@ -106,6 +116,33 @@ impl View {
         }
         size
     }
+}
+
+/// What each processor of a machine that ran `cpu-dump` read, each CPUID bit and
+/// each MSR as its monitor had set it.
+///
+/// # Panics
+/// If any reads otherwise.
+#[must_use]
+pub fn read_as_set(machine: &Life<'_>) -> Vec<View> {
+    let [set, read] = ["vcpu", "cpu"].map(|kind| {
+        let events = machine.own(kind);
+        events.map(View::of).collect::<Vec<_>>()
+    });
+    assert_eq!(machine.booted()["cpus"], set.len());
+    assert_eq!(set.len(), read.len());
+    for (set, read) in set.iter().zip(&read) {
+        assert_eq!(read.cpuid, set.read_under(read.xcr0));
+        for (msr, value) in &set.msrs {
+            assert_eq!(read.msrs.get(msr), Some(value), "MSR {msr:#x}");
+        }
+        for (msr, value) in &read.msrs {
+            let reset = *msr == IA32_MISC_ENABLE || (*msr == IA32_FEATURE_CONTROL && *value == 0);
+            let known = set.msrs.contains_key(msr) || reset;
+            assert!(known, "MSR {msr:#x} has {value:#x}, which nobody set");
+        }
+    }
+    read
 }
 
 fn hex(text: &str) -> u64 {

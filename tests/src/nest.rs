@@ -245,6 +245,15 @@ impl<'a> Life<'a> {
             .unwrap_or_else(|| panic!("{} has no end: {:#?}", self.name, self.events))
     }
 
+    /// How many exits KVM counted for it.
+    ///
+    /// # Panics
+    /// As [`exits`](Self::exits).
+    #[must_use]
+    pub fn exit_count(&self) -> u64 {
+        self.exits()["exits"].as_u64().expect("counts are numbers")
+    }
+
     /// KVM's counts for it.
     ///
     /// # Panics

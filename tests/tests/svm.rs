@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nestling_tests::nest::{Life, Nest, Shared, network};
 use nestling_tests::plan::{System, Template, disk_digest, disk_write};
-use nestling_tests::{hypervisor, or_skip, pattern, skip};
+use nestling_tests::{cpu, hypervisor, or_skip, pattern, skip};
 use serde_json::json;
 
 /// Not a multiple of a sector's worth of pattern words, nor of a page.
@@ -19,6 +19,11 @@ const LENGTH: usize = 1024 * 1024 + 512;
 const HYPERVISOR: &str = "/hypervisor";
 /// The disk that L0 keeps in its memory.
 const L0_FILE: &str = "/run/disk.img";
+
+/// L1 without NPT, and without all else that this metal's KVM has for guests of
+/// its guests.
+const NO_NPT: &str = "svm,-npt";
+const NO_FOUR: &str = "svm,-vmcb_clean,-flush_by_asid,-vgif,-svme_addr_chk,asids=2";
 
 /// The run that most tests share, with what became of the host's disk.
 struct Run {
@@ -46,6 +51,7 @@ fn run() -> Result<&'static Run, String> {
             .disk(json!({ "path": "/dev/vda" }))
             .disk(json!({ "path": "/run/fixed.img", "create_mib": 4 }))
             .runs("probe")
+            .runs("cpu-dump")
             .boots(l2("hello").runs("hello").runs("probe"))
             .boots(l2("reset").runs("reset").runs("hello"))
             .boots(l2("triple").runs("triple-fault").runs("hello"))
@@ -68,11 +74,19 @@ fn run() -> Result<&'static Run, String> {
         // Two processors that wait for each other cost much under an emulator.
         let pair = template
             .machine(1, "pair")
+            .runs("cpu-dump")
             .boots(l2("inner pair").cpus(2).runs("hello"));
         let bare_metal = System::new(template.machine(1, "bare metal"), HYPERVISOR, 300)
             .cmdline("cpuid=1000")
             .ends_with(hypervisor::DONE);
         let l1 = |name| template.machine(1, name).cpus(1).with_kvm();
+        let without = |controls, name| {
+            l1(controls)
+                .nested(controls)
+                .runs("probe")
+                .runs("cpu-dump")
+                .boots(l2(name).runs("hello").runs("probe"))
+        };
         let plan = template
             .machine(0, "L0")
             .more_memory(64)
@@ -80,7 +94,9 @@ fn run() -> Result<&'static Run, String> {
             .runs(disk_digest(L0_FILE, LENGTH))
             .boots(pair)
             .boots_system(bare_metal)
-            .boots(l1("shown off").nested("off").runs("probe"))
+            .boots(without(NO_NPT, "without NPT"))
+            .boots(without(NO_FOUR, "without four"))
+            .boots(l1("shown off").nested("off").runs("probe").runs("cpu-dump"))
             .boots(l1("shown auto").nested("auto").runs("probe"))
             .boots(l1("L1 off").runs("power-off").runs("hello"))
             .boots(l1("L1 reset").runs("reset").runs("hello"))
@@ -167,6 +183,53 @@ fn off_leaves_l1_without_the_flag_and_without_kvm() {
     assert_eq!(probe["parameters"], json!({}));
     assert_eq!(l1.booted()["exposure"], "off");
     assert_eq!((l1.fault(), l1.how()), (None, "power-off"));
+}
+
+#[test]
+fn l1_reads_what_its_vcpus_were_given() {
+    let nest = &or_skip!(run()).nest;
+    for name in ["main", NO_NPT, NO_FOUR] {
+        let views = cpu::read_as_set(&nest.machine(name));
+        assert!(views[0].cpuid.contains_key(&cpu::SVM_LEAF), "{name}");
+    }
+    assert_eq!(cpu::read_as_set(&nest.machine("pair")).len(), 2);
+    let [off] = &cpu::read_as_set(&nest.machine("shown off"))[..] else {
+        panic!("one processor")
+    };
+    assert!(!off.cpuid.contains_key(&cpu::SVM_LEAF));
+}
+
+#[test]
+fn without_npt_l1s_kvm_keeps_shadow_page_tables_and_l2_boots() {
+    let nest = &or_skip!(run()).nest;
+    let probe = nest.machine(NO_NPT).probe();
+    assert_eq!(probe["flags"]["npt"], false, "{probe}");
+    assert_eq!(probe["parameters"]["kvm_amd.npt"], "N", "{probe}");
+    let [with, without] = ["hello", "without NPT"].map(|name| nest.machine(name));
+    assert!(without.output("hello").starts_with("hello from L2"));
+    assert_eq!((without.fault(), without.how()), (None, "power-off"));
+    // Every change of L2's page tables is an exit.
+    let [with, without] = [with.exit_count(), without.exit_count()];
+    assert!(without > 3 * with, "{with} -> {without}");
+}
+
+#[test]
+fn four_features_of_svm_are_hidden_and_l2_boots() {
+    let nest = &or_skip!(run()).nest;
+    let leaf = |name| cpu::read_as_set(&nest.machine(name))[0].cpuid[&cpu::SVM_LEAF];
+    let ([_, asids, _, all], [_, fewer, _, left]) = (leaf("main"), leaf(NO_FOUR));
+    // VMCB clean bits, flush by ASID, virtual GIF, the VMCB's address check.
+    let hidden = 1 << 5 | 1 << 6 | 1 << 16 | 1 << 28;
+    assert_eq!(all & hidden, hidden, "{all:#x}");
+    assert_eq!(left, all & !hidden);
+    assert_eq!((asids > 2, fewer), (true, 2));
+    let [with, without] = ["main", NO_FOUR].map(|name| nest.machine(name).probe());
+    assert_eq!(with["parameters"]["kvm_amd.vgif"], "1", "{with}");
+    assert_eq!(without["parameters"]["kvm_amd.vgif"], "0", "{without}");
+    assert_eq!(without["parameters"]["kvm_amd.npt"], "Y", "{without}");
+    let l2 = nest.machine("without four");
+    assert!(l2.output("hello").starts_with("hello from L2"));
+    assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Nests on emulated VT-x with EPT: Bochs, which takes minutes for a level, so one
 //! boot of L0 carries everything.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 use std::fs;
 use std::time::Duration;
 
 use nestling_tests::nest::{Nest, Shared, network};
 use nestling_tests::plan::{System, Template, disk_digest, disk_write};
-use nestling_tests::{hypervisor, or_skip, pattern, skip};
-use serde_json::json;
+use nestling_tests::{cpu, hypervisor, or_skip, pattern, skip};
+use serde_json::{Value, json};
 
 /// Not a multiple of a page, and short: every sector costs exits at three levels.
 const LENGTH: usize = 64 * 1024 + 512;
@@ -15,6 +17,10 @@ const LENGTH: usize = 64 * 1024 + 512;
 const HYPERVISOR: &str = "/hypervisor";
 /// The disk that L0 keeps in its memory.
 const L0_FILE: &str = "/run/disk.img";
+
+/// L1 without EPT, and without five controls that KVM can do without.
+const NO_EPT: &str = "vmx,-ept";
+const NO_FIVE: &str = "vmx,-vpid,-unrestricted_guest,-preemption_timer,-flexpriority,-shadow_vmcs";
 
 fn run() -> Result<&'static Nest, String> {
     static RUN: Shared<Nest> = Shared::new();
@@ -32,6 +38,7 @@ fn run() -> Result<&'static Nest, String> {
             .machine(1, "main")
             .disk(json!({ "path": L0_FILE, "create_mib": 1 }))
             .runs("probe")
+            .runs("cpu-dump")
             .boots(
                 l2("work")
                     .disk(json!({ "path": "/dev/vda" }))
@@ -47,11 +54,21 @@ fn run() -> Result<&'static Nest, String> {
             .machine(1, "shown off")
             .nested("off")
             .with_kvm()
-            .runs("probe");
+            .runs("probe")
+            .runs("cpu-dump");
         let pair = template
             .machine(1, "pair")
             .cpus(2)
+            .runs("cpu-dump")
             .boots(l2("inner pair").cpus(2).runs("hello"));
+        let without = |controls, name| {
+            template
+                .machine(1, controls)
+                .nested(controls)
+                .runs("probe")
+                .runs("cpu-dump")
+                .boots(l2(name).runs("hello"))
+        };
         let bare_metal = System::new(template.machine(1, "bare metal"), HYPERVISOR, 600)
             .cmdline("cpuid=1000")
             .ends_with(hypervisor::DONE);
@@ -62,6 +79,8 @@ fn run() -> Result<&'static Nest, String> {
             .runs(disk_digest(L0_FILE, LENGTH))
             .boots(off)
             .boots(pair)
+            .boots(without(NO_EPT, "without EPT"))
+            .boots(without(NO_FIVE, "without five"))
             .runs("hello");
         let addition = format!("{}:{HYPERVISOR}", payload.display());
         let arguments = ["--metal", "vmx", "--add", &addition];
@@ -106,6 +125,70 @@ fn off_leaves_l1_without_the_flag_and_without_kvm() {
     }
     assert_eq!(probe["kvm"], false, "{probe}");
     assert_eq!((l1.fault(), l1.how()), (None, "power-off"));
+}
+
+#[test]
+fn l1_reads_what_its_vcpus_were_given() {
+    let nest = or_skip!(run());
+    for name in ["main", "pair", NO_EPT, NO_FIVE] {
+        for view in cpu::read_as_set(&nest.machine(name)) {
+            assert_eq!(view.msrs.range(cpu::VMX_MSRS).count(), 18, "{name}");
+        }
+    }
+    let [off] = &cpu::read_as_set(&nest.machine("shown off"))[..] else {
+        panic!("one processor")
+    };
+    assert_eq!(off.msrs.range(cpu::VMX_MSRS).count(), 0);
+}
+
+/// KVM's parameters in L1 with all of VMX, and with what `controls` leaves.
+fn parameters(nest: &Nest, controls: &str) -> [Value; 2] {
+    ["main", controls].map(|name| nest.machine(name).probe()["parameters"].clone())
+}
+
+/// Asserts that L1's KVM, which could, does without these.
+fn does_without(nest: &Nest, controls: &str, names: &[&str]) {
+    let [with, without] = parameters(nest, controls);
+    for name in names {
+        let name = format!("kvm_intel.{name}");
+        assert_eq!(
+            (&with[&name], &without[&name]),
+            (&json!("Y"), &json!("N")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn without_ept_l1s_kvm_keeps_shadow_page_tables_and_l2_boots() {
+    let nest = or_skip!(run());
+    // What needs EPT is gone with it.
+    let names = ["ept", "eptad", "pml", "unrestricted_guest"];
+    does_without(nest, NO_EPT, &names);
+    assert_eq!(parameters(nest, NO_EPT)[1]["kvm_intel.vpid"], "Y");
+    let [with, without] = ["work", "without EPT"].map(|name| nest.machine(name));
+    assert!(without.output("hello").starts_with("hello from L2"));
+    assert_eq!((without.fault(), without.how()), (None, "power-off"));
+    // Every change of L2's page tables is an exit.
+    let [with, without] = [with.exit_count(), without.exit_count()];
+    assert!(without > 3 * with, "{with} -> {without}");
+}
+
+#[test]
+fn five_controls_of_vmx_are_hidden_and_l2_boots() {
+    let nest = or_skip!(run());
+    let names = [
+        "vpid",
+        "unrestricted_guest",
+        "preemption_timer",
+        "flexpriority",
+        "enable_shadow_vmcs",
+    ];
+    does_without(nest, NO_FIVE, &names);
+    assert_eq!(parameters(nest, NO_FIVE)[1]["kvm_intel.ept"], "Y");
+    let l2 = nest.machine("without five");
+    assert!(l2.output("hello").starts_with("hello from L2"));
+    assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
 }
 
 #[test]

@@ -17,8 +17,7 @@ const fn primary(bit: u32, name: &'static str, needs: &'static [&'static str]) -
     setting(IA32_VMX_TRUE_PROCBASED_CTLS, bit, name, needs)
 }
 
-/// A secondary processor-based VM-execution control; besides what is named it
-/// needs that there are any.
+/// A secondary processor-based VM-execution control.
 const fn secondary(bit: u32, name: &'static str, needs: &'static [&'static str]) -> Control {
     setting(IA32_VMX_PROCBASED_CTLS2, bit, name, needs)
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::channel::{Booted, WorkloadResult};
+use crate::cpu::CpuView;
 use proptest::prelude::*;
 use std::os::unix::process::ExitStatusExt;
 
@@ -291,6 +292,17 @@ fn a_guest_cannot_report_what_its_monitor_must() {
         let event = Event { level: 3, what };
         assert_eq!(watch.event(event.clone(), at(1)), Some(event));
     }
+}
+
+#[test]
+fn what_a_vcpu_was_given_is_for_its_monitor_to_say() {
+    let mut watch = Watch::new(2, LIMITS);
+    let view = CpuView::default();
+    assert_eq!(watch.event(own(What::Vcpu(view.clone())), at(1)), None);
+    let read = own(What::Cpu(view.clone()));
+    assert_eq!(watch.event(read.clone(), at(1)), Some(read));
+    let given = watch.monitor(MonitorEvent::Vcpu(view.clone()));
+    assert_eq!(given, Some(own(What::Vcpu(view))));
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn events_tell_a_machines_life() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .map(|event| event["event"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(kinds, ["started", "exits", "ended"], "{text}");
+    assert_eq!(kinds, ["vcpu", "started", "exits", "ended"], "{text}");
     assert!(text.contains("\"power-off\""), "{text}");
 }
 

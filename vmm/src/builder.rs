@@ -331,6 +331,9 @@ impl<'a> Prepared<'a> {
                     vcpu.enable_hyperv(&self.kvm, &self.enlightenments)?;
                 }
                 vcpu.set_cpuid(&cpuid)?;
+                if self.config.cpu_template.is_some() {
+                    vcpu.verify_cpuid(&cpuid)?;
+                }
                 vcpu.set_msrs(&msrs)?;
                 vcpu.set_lint()?;
                 if index == 0 {

@@ -132,8 +132,8 @@ impl Vcpu {
         self.kvm("KVM_ENABLE_CAP for Hyper-V", enabled)
     }
 
-    /// Sets what CPUID tells the guest, and reads it back. Comes first: KVM checks
-    /// later state against it.
+    /// Sets what CPUID tells the guest. Comes first: KVM checks later state
+    /// against it.
     pub fn set_cpuid(&self, cpuid: &Cpuid) -> Result<(), VcpuError> {
         let refused = |source| VcpuError::Cpuid {
             vcpu: self.index,
@@ -141,7 +141,16 @@ impl Vcpu {
         };
         let entries = cpuid.to_entries().map_err(refused)?;
         let entries = CpuId::from_entries(&entries).expect("as many as the set allows");
-        self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))?;
+        self.kvm("KVM_SET_CPUID2", self.fd.set_cpuid2(&entries))
+    }
+
+    /// Reads back what CPUID tells the guest, and fails where KVM keeps something
+    /// else than it was told.
+    pub fn verify_cpuid(&self, cpuid: &Cpuid) -> Result<(), VcpuError> {
+        let refused = |source| VcpuError::Cpuid {
+            vcpu: self.index,
+            source,
+        };
         let kept = self.kvm("KVM_GET_CPUID2", self.fd.get_cpuid2(MAX_ENTRIES))?;
         let kept = Cpuid::from_entries(kept.as_slice()).map_err(refused)?;
         cpuid.verify_kept(&kept).map_err(refused)

@@ -1,7 +1,9 @@
 //! What a level can find out about itself.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ const PARAMETERS: [(&str, &[&str]); 2] = [
             "enable_apicv",
             "preemption_timer",
             "enable_shadow_vmcs",
+            "enlightened_vmcs",
         ],
     ),
     (
@@ -101,6 +104,34 @@ pub fn kvm_parameters() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Which hypervisor the kernel has found below it, in its own words, such as
+/// `KVM` or `Microsoft Hyper-V`.
+#[must_use]
+pub fn hypervisor() -> Option<String> {
+    let mut options = File::options();
+    let log = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut log = log.open("/dev/kmsg").ok()?;
+    // Each read brings one record; after the last there is nothing to be read yet.
+    let mut record = [0; 8192];
+    loop {
+        let text = match log.read(&mut record) {
+            Ok(length) => String::from_utf8_lossy(&record[..length]),
+            // Records that were overwritten meanwhile are skipped.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
+            Err(_) => return None,
+        };
+        if let Some(name) = detected(&text) {
+            return Some(name.to_owned());
+        }
+    }
+}
+
+/// The hypervisor that a record of the kernel's log names.
+fn detected(record: &str) -> Option<&str> {
+    let (_, rest) = record.split_once(";Hypervisor detected: ")?;
+    rest.lines().next()
+}
+
 /// Whether KVM's device is there.
 #[must_use]
 pub fn has_kvm() -> bool {
@@ -167,6 +198,13 @@ mod tests {
         assert_eq!(processor.exposure(), "svm");
         assert_eq!(Processor::parse("flags : fpu svml vmx").exposure(), "vmx");
         assert_eq!(Processor::parse("flags : fpu svml").exposure(), "off");
+    }
+
+    #[test]
+    fn the_hypervisor_is_found_in_the_log() {
+        let record = "6,12,34,-;Hypervisor detected: Microsoft Hyper-V\n SUBSYSTEM=x\n";
+        assert_eq!(detected(record), Some("Microsoft Hyper-V"));
+        assert_eq!(detected("6,13,35,-;Hyper-V: privilege flags\n"), None);
     }
 
     #[test]

@@ -111,6 +111,7 @@ fn probe() -> String {
         "vendor": processor.vendor,
         "cpus": processor.count,
         "flags": flags,
+        "hypervisor": facts::hypervisor(),
         "kvm": facts::has_kvm(),
         "parameters": facts::kvm_parameters(),
     })

@@ -92,7 +92,7 @@ pub(super) struct Nest {
     /// The processor of an emulated metal: a model of `qemu-system-x86_64 -cpu help` for svm, of
     /// `bochs --help cpu` for vmx
     #[arg(long, value_name = "MODEL")]
-    metal_cpu: Option<String>,
+    metal_cpu: Option<metal::Model>,
 
     /// How levels above L1 reach the network: bridge (each is a full member of the one that L1
     /// is on), nat (each level runs one for the next) or off
@@ -154,12 +154,19 @@ impl Nest {
         // Before any thread or child starts, so that all are covered.
         let signals = Signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(Failure::failed)?;
+        let template = self.template()?;
         let choice =
             metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
+        if choice.metal == Metal::Host && self.metal_cpu.is_some() {
+            return Err(Failure::usage(
+                "--metal-cpu: on --metal host the processor is this host's; --cpu-template makes \
+                 another of it for guests",
+            ));
+        }
         let image = image::build(&self.image_options()).map_err(Failure::failed)?;
         let page = self.host_page(choice.metal);
         let host = page.as_ref().map_or(Host::EMULATED, |page| page.host);
-        let plan = self.plan(choice.metal, &image, host)?;
+        let plan = self.plan(choice.metal, &image, host, template)?;
         self.check_disks(choice.metal)?;
         if self.print_plan {
             let mut text = serde_json::to_string_pretty(&plan).map_err(Failure::failed)?;
@@ -210,7 +217,13 @@ impl Nest {
         }
     }
 
-    fn plan(&self, metal: Metal, image: &Image, host: Host) -> Result<Plan, Failure> {
+    fn plan(
+        &self,
+        metal: Metal,
+        image: &Image,
+        host: Host,
+        cpu_template: Option<Template>,
+    ) -> Result<Plan, Failure> {
         if let Some(path) = &self.plan {
             let text = fs::read(path).map_err(|error| {
                 Failure::usage(format!("can't read the plan {}: {error}", path.display()))
@@ -238,7 +251,7 @@ impl Nest {
                 .min(mib(available)),
             image_mib: mib(image_size),
             nested: self.nested.clone(),
-            cpu_template: self.template()?,
+            cpu_template,
             hyperv: self.hyperv.clone(),
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
@@ -361,7 +374,7 @@ impl Nest {
             initramfs: &initrd,
             command_line: command_line.trim(),
             processors: plan.machine.cpus,
-            processor: self.metal_cpu.as_deref(),
+            processor: self.metal_cpu.as_ref().map(metal::Model::name),
             memory_mib: plan.machine.memory_mib,
             disks: &disks,
             count_instructions: self.count_instructions,

@@ -67,6 +67,30 @@ impl FromStr for Request {
     }
 }
 
+/// The model of an emulated processor, as its emulator calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model(String);
+
+impl Model {
+    /// What the emulator calls it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Model {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if !text.is_empty() && text.chars().all(part) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a model's name is of letters, digits, `_`, `-` and `.`".to_owned())
+        }
+    }
+}
+
 /// Why there is no machine for L0.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -444,6 +468,14 @@ mod tests {
             Err(Error::Memory { limit: 2048, .. })
         ));
         assert!(Metal::Svm.check(1, 8192).is_ok());
+    }
+
+    #[test]
+    fn a_model_is_one_word() {
+        assert_eq!("EPYC-v4".parse::<Model>().unwrap().name(), "EPYC-v4");
+        for text in ["", "EPYC,-svm", "a b", "a\nmegs: 1"] {
+            assert!(text.parse::<Model>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

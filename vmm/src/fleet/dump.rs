@@ -83,7 +83,8 @@ impl Dump {
     /// # Errors
     /// When KVM can't be asked.
     pub fn of_host(kvm: &Kvm) -> Result<Self, DumpError> {
-        let facts = facts::gather(kvm)?;
+        let mut facts = facts::gather(kvm)?;
+        facts.supported.remove_zeros();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let vmx = CAPABILITY_MSRS.filter_map(|msr| Some((msr, facts.vmx.get(msr)?)));

@@ -6,6 +6,7 @@
 
 pub mod binary;
 pub mod cpu;
+pub mod fleet;
 pub mod hypervisor;
 pub mod lab;
 pub mod nest;

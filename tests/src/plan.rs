@@ -75,6 +75,20 @@ impl Machine {
         self
     }
 
+    /// Under this template: a name, or a template as JSON.
+    #[must_use]
+    pub fn cpu_template(mut self, template: &Value) -> Self {
+        self.0["machine"]["cpu_template"] = template.clone();
+        self
+    }
+
+    /// With this value of `--hyperv`.
+    #[must_use]
+    pub fn hyperv(mut self, hyperv: &str) -> Self {
+        self.0["machine"]["hyperv"] = json!(hyperv);
+        self
+    }
+
     /// With `mib` more of memory.
     #[must_use]
     pub fn more_memory(mut self, mib: u64) -> Self {

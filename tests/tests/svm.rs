@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nestling_tests::nest::{Life, Nest, Shared, network};
 use nestling_tests::plan::{System, Template, disk_digest, disk_write};
-use nestling_tests::{cpu, hypervisor, or_skip, pattern, skip};
+use nestling_tests::{cpu, fleet, hypervisor, or_skip, pattern, skip};
 use serde_json::json;
 
 /// Not a multiple of a sector's worth of pattern words, nor of a page.
@@ -96,6 +96,7 @@ fn run() -> Result<&'static Run, String> {
             .boots_system(bare_metal)
             .boots(without(NO_NPT, "without NPT"))
             .boots(without(NO_FOUR, "without four"))
+            .boots(fleet::machine(&template, "svm"))
             .boots(l1("shown off").nested("off").runs("probe").runs("cpu-dump"))
             .boots(l1("shown auto").nested("auto").runs("probe"))
             .boots(l1("L1 off").runs("power-off").runs("hello"))
@@ -230,6 +231,13 @@ fn four_features_of_svm_are_hidden_and_l2_boots() {
     let l2 = nest.machine("without four");
     assert!(l2.output("hello").starts_with("hello from L2"));
     assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
+}
+
+#[test]
+fn under_a_template_two_processors_are_the_same() {
+    let nest = &or_skip!(run()).nest;
+    let view = fleet::same_on_both(nest, "svm");
+    assert!(view.cpuid.contains_key(&cpu::SVM_LEAF));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nestling_tests::nest::{Nest, Shared, network};
 use nestling_tests::plan::{System, Template, disk_digest, disk_write};
-use nestling_tests::{cpu, hypervisor, or_skip, pattern, skip};
+use nestling_tests::{cpu, fleet, hypervisor, or_skip, pattern, skip};
 use serde_json::{Value, json};
 
 /// Not a multiple of a page, and short: every sector costs exits at three levels.
@@ -69,6 +69,11 @@ fn run() -> Result<&'static Nest, String> {
                 .runs("cpu-dump")
                 .boots(l2(name).runs("hello"))
         };
+        let hyperv = template
+            .machine(1, "Hyper-V")
+            .hyperv("on")
+            .runs("probe")
+            .boots(l2("in Hyper-V").runs("hello"));
         let bare_metal = System::new(template.machine(1, "bare metal"), HYPERVISOR, 600)
             .cmdline("cpuid=1000")
             .ends_with(hypervisor::DONE);
@@ -81,6 +86,8 @@ fn run() -> Result<&'static Nest, String> {
             .boots(pair)
             .boots(without(NO_EPT, "without EPT"))
             .boots(without(NO_FIVE, "without five"))
+            .boots(fleet::machine(&template, "vmx"))
+            .boots(hyperv)
             .runs("hello");
         let addition = format!("{}:{HYPERVISOR}", payload.display());
         let arguments = ["--metal", "vmx", "--add", &addition];
@@ -243,6 +250,27 @@ fn a_disk_written_in_l2_reads_the_same_in_l1_and_l0() {
 fn a_bare_metal_hypervisor_in_l1_hosts_l2() {
     let nest = or_skip!(run());
     hypervisor::hosts_l2(&nest.machine("bare metal"), "bare metal", "VMLAUNCH");
+}
+
+#[test]
+fn under_a_template_two_processors_are_the_same() {
+    let nest = or_skip!(run());
+    let view = fleet::same_on_both(nest, "vmx");
+    assert_eq!(view.msrs.range(cpu::VMX_MSRS).count(), 18);
+}
+
+#[test]
+fn l1_takes_hyperv_for_what_it_is_and_uses_enlightened_vmcs() {
+    let nest = or_skip!(run());
+    let probe = nest.machine("Hyper-V").probe();
+    assert_eq!(probe["hypervisor"], "Microsoft Hyper-V", "{probe}");
+    let uses = &probe["parameters"]["kvm_intel.enlightened_vmcs"];
+    assert_eq!(uses, "Y", "{probe}");
+    let l2 = nest.machine("in Hyper-V");
+    assert!(l2.output("hello").starts_with("hello from L2"));
+    assert_eq!((l2.fault(), l2.how()), (None, "power-off"));
+    let probe = nest.machine("main").probe();
+    assert_eq!(probe["hypervisor"], "KVM", "{probe}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod report;
 pub mod results;
 pub mod row;
 pub mod statistics;
+pub mod workloads;
 
 #[cfg(test)]
 mod synthetic;

@@ -135,20 +135,20 @@ rows! {
 
     /// Telling a device that there is work.
     ///
-    /// A write to the notification register of a virtio device whose queue is empty,
-    /// mapped from the device's BAR. DVH calls this row DevNotify.
+    /// A write to the notification register of the virtio entropy device, whose queue is
+    /// empty, mapped from its BAR. DVH calls this row DevNotify.
     ///
-    /// It ends where the write does; what the device then does runs beside it. L0 has the
-    /// row only where it has such a device.
+    /// It ends where the write does; what the device then does runs beside it. A level has
+    /// the row only where it has such a device.
     DeviceNotify = "device-notify", Micro, Time;
 
     /// Setting the local APIC's timer.
     ///
-    /// timerfd_settime with a time-out far away, which makes the kernel program the TSC
-    /// deadline or the APIC's counter. DVH calls this row ProgramTimer.
+    /// timerfd_settime with half a millisecond to go, which makes the kernel program the
+    /// TSC deadline or the APIC's counter. DVH calls this row ProgramTimer.
     ///
-    /// The system call is part of it. An earlier timer that is already set hides it:
-    /// the kernel then leaves the hardware alone.
+    /// The system call is part of it. Where the scheduler's tick comes sooner, the kernel
+    /// leaves the hardware alone, so that not every operation costs what one costs.
     ProgramTimer = "program-timer", Micro, Time;
 
     /// An interrupt from one processor to another.
@@ -220,8 +220,8 @@ rows! {
 
     /// A load that misses the TLB.
     ///
-    /// A random cycle through memory larger than any TLB covers, one load a page, each
-    /// address taken from the load before. Two-dimensional page walks show here.
+    /// A random cycle through 64 MiB in pages of 4 KiB, more than any TLB covers: one load
+    /// a page, each address taken from the load before. Two-dimensional page walks show.
     ///
     /// Cache misses are part of it: at L0 it isn't the price of a walk alone. Huge pages at
     /// any level shorten it.

@@ -20,7 +20,7 @@ mod network;
 mod power;
 mod report;
 mod setup;
-mod sys;
+pub(crate) mod sys;
 mod workload;
 
 use std::os::fd::{AsFd, BorrowedFd};

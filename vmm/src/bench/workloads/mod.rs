@@ -1,0 +1,148 @@
+//! The work of the micro rows: the same code at every level, one file a family.
+//!
+//! A workload makes everything ready first. Then its observer is told that what is
+//! counted begins, samples are taken, each between two readings of the time-stamp
+//! counter, and the observer is told that it is over. So the levels below can read
+//! KVM's counts around the samples and nothing else.
+
+mod device;
+mod instructions;
+mod memory;
+mod processors;
+mod registers;
+mod timer;
+mod tsc;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use thiserror::Error;
+
+use super::results::{Clock, Measured};
+use super::row::{Family, Row};
+use crate::guest::facts::Processor;
+use crate::guest::sys;
+
+/// Why a row can't be measured here.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// It isn't one of those in this module.
+    #[error("{0} is no micro row")]
+    Macro(Row),
+    /// L0 is nobody's guest.
+    #[error("L0 has no hypervisor to call")]
+    NoHypervisor,
+    /// It takes two processors.
+    #[error("{0} takes two processors, and there is one")]
+    OneProcessor(Row),
+    /// A file or device of the kernel's isn't there.
+    #[error("{path}: {source}")]
+    Missing {
+        /// Which.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No virtio device shows its notification registers.
+    #[error("no virtio device is on the PCI bus")]
+    NoDevice,
+    /// The system refuses something that every row of this kind takes.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// Told when what is counted begins and when it is over.
+pub trait Observer {
+    /// The next instruction belongs to the samples.
+    fn begins(&mut self);
+    /// The last sample is taken.
+    fn ends(&mut self);
+}
+
+/// Nobody counts.
+impl Observer for () {
+    fn begins(&mut self) {}
+    fn ends(&mut self) {}
+}
+
+/// Where and how a row is measured.
+pub struct Session<'a> {
+    /// At which level.
+    pub level: u8,
+    /// How many samples to take; a row that needs memory for each may take fewer.
+    pub samples: usize,
+    /// Who counts meanwhile.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// Measures a micro row. The calling thread is pinned to processor 0 from then on;
+/// where a second thread takes part, it is on processor 1.
+///
+/// # Errors
+/// Why the row can't be measured here.
+pub fn measure(row: Row, session: &mut Session<'_>) -> Result<Measured, Error> {
+    sys::move_to(0)?;
+    match row {
+        Row::Nop => instructions::nop(session),
+        Row::Syscall => instructions::syscall(session),
+        Row::Hypercall => instructions::hypercall(session),
+        Row::Cpuid => instructions::cpuid(session),
+        Row::DeviceNotify => device::notify(session),
+        Row::ProgramTimer => timer::program(session),
+        Row::RdmsrIntercepted => registers::rdmsr_intercepted(session),
+        Row::RdmsrPassthrough => registers::rdmsr_passthrough(session),
+        Row::PortKernel => registers::port_kernel(session),
+        Row::PortUser => registers::port_user(session),
+        Row::PageTouch4k => memory::touch_4k(session),
+        Row::PageTouch2m => memory::touch_2m(session),
+        Row::PointerChase => memory::pointer_chase(session),
+        Row::ContextSwitch => processors::context_switch(session),
+        Row::SendIpi | Row::FutexWake if Processor::current().count < 2 => {
+            Err(Error::OneProcessor(row))
+        }
+        Row::SendIpi => processors::send_ipi(session),
+        Row::FutexWake => processors::futex_wake(session),
+        _ => Err(Error::Macro(row)),
+    }
+}
+
+/// The rows that [`measure`] can measure.
+pub fn rows() -> impl Iterator<Item = Row> {
+    let rows = Row::ALL.iter().copied();
+    rows.filter(|row| row.family() != Family::Macro)
+}
+
+impl Session<'_> {
+    /// Takes up to `most` samples of `operation`, which does `work` operations.
+    fn take(
+        &mut self,
+        most: usize,
+        work: u64,
+        mut operation: impl FnMut() -> io::Result<()>,
+    ) -> Result<Measured, Error> {
+        let timer_cost = tsc::cost();
+        let khz = tsc::khz();
+        // Written to here, so that no sample pays for the first touch of its place.
+        let mut samples = vec![u64::MAX; self.samples.min(most)];
+        self.observer.begins();
+        let taken = samples.iter_mut().try_for_each(|sample| {
+            let start = tsc::read();
+            let done = operation();
+            *sample = tsc::read().wrapping_sub(start);
+            done
+        });
+        self.observer.ends();
+        taken?;
+        Ok(Measured {
+            clock: Clock::Tsc { khz },
+            timer_cost,
+            work,
+            operations: work * samples.len() as u64,
+            samples,
+            counts: BTreeMap::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -51,13 +51,10 @@ pub(super) fn figure(out: &mut String, report: &Report, row: &RowReport) {
         return;
     }
     out.push_str("<figure class=\"bars\">\n<figcaption>Exits for one operation</figcaption>\n");
-    for level in &report.plan.levels {
+    for (level, machine) in report.exit_places() {
         for (configuration, column) in &columns {
-            let Some(cell) = row.cell(configuration, *level) else {
-                continue;
-            };
-            for exits in cell.exits.iter().rev() {
-                let name = format!("L{level}, at L{}", exits.machine - 1);
+            if let Some(exits) = row.exits(configuration, level, machine) {
+                let name = format!("L{level}, at L{}", machine - 1);
                 bar(out, &name, column, exits, largest);
             }
         }

@@ -7,8 +7,8 @@
 //! 3. an image with a Multiboot header, an ELF or not: Multiboot;
 //! 4. an ELF of 64 bits: Linux's 64-bit protocol.
 //!
-//! So Xen, which is an ELF with both, is entered by PVH, which tells it more. An
-//! image comes as bytes, which the caller may have mapped from a file. The steps,
+//! So an ELF with both, as Xen may be built, is entered by PVH, which tells it
+//! more. An image comes as bytes, which the caller may have mapped from a file. The steps,
 //! in order: [`load_kernel`], [`load_initrd`], [`load_module`],
 //! [`write_boot_data`], [`boot_registers`].
 //!

@@ -1,6 +1,6 @@
 //! The folder on the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -64,8 +64,14 @@ impl Folder {
             fs::read_dir(&folder.path).map_err(at(&folder.path))?;
             return Err(Error::NoManifest(folder.path));
         }
-        let manifest = read(&manifest)?;
-        Ok((folder, manifest))
+        let read: Manifest = read(&manifest)?;
+        match read.plan.problem() {
+            None => Ok((folder, read)),
+            Some(reason) => Err(Error::Damaged {
+                path: manifest,
+                reason,
+            }),
+        }
     }
 
     /// Keeps a boot that is over.
@@ -179,8 +185,9 @@ impl Results {
 
     /// The numbers of the boots that aren't there yet.
     pub fn missing(&self) -> Vec<usize> {
+        let there: BTreeSet<usize> = self.boots.iter().map(|boot| boot.number).collect();
         (0..self.manifest.plan.total_boots())
-            .filter(|number| self.boots.iter().all(|boot| boot.number != *number))
+            .filter(|number| !there.contains(number))
             .collect()
     }
 }

@@ -1,9 +1,15 @@
 //! What a run is to measure, and who measures it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use crate::bench::row::Row;
+use crate::order::MAX_LEVEL;
+
+/// More boots than any run has.
+const MAX_BOOTS: usize = 100_000;
 
 /// The file that makes a folder one of results: `manifest.json`. Written once, at the
 /// run's start.
@@ -88,6 +94,27 @@ impl Plan {
         self.configurations().count().saturating_mul(each)
     }
 
+    /// Why nothing can be measured by this plan, if so.
+    pub fn problem(&self) -> Option<String> {
+        let all = self.configurations();
+        let (boots, different) = (self.total_boots(), all.collect::<BTreeSet<_>>().len());
+        if self.rows.is_empty() || self.levels.is_empty() || boots == 0 {
+            Some("its plan has no rows, levels or boots".to_owned())
+        } else if let Some(level) = self.levels.iter().find(|level| **level > MAX_LEVEL) {
+            Some(format!(
+                "its plan has level {level}, and {MAX_LEVEL} is the highest"
+            ))
+        } else if boots > MAX_BOOTS {
+            Some(format!(
+                "its plan has {boots} boots, at most {MAX_BOOTS} are taken"
+            ))
+        } else if different < self.exposures.len() * self.monitors.len() {
+            Some("its plan names an exposure or a monitor twice".to_owned())
+        } else {
+            None
+        }
+    }
+
     /// What boot `number` (from 0) boots; repetitions of all configurations take turns,
     /// so that what changes while a run lasts meets all of them.
     pub fn configuration(&self, number: usize) -> Option<Configuration> {
@@ -100,13 +127,12 @@ impl Plan {
 mod tests {
     use super::*;
 
-    #[test]
-    fn configurations_take_turns() {
+    fn plan() -> Plan {
         let monitor = |name: &str| Monitor {
             name: name.into(),
             command: None,
         };
-        let plan = Plan {
+        Plan {
             metal: "host".into(),
             emulated: false,
             levels: vec![0, 1],
@@ -115,7 +141,12 @@ mod tests {
             exposures: vec!["svm".into(), "svm,-npt".into()],
             monitors: vec![monitor("nestling"), monitor("qemu-q35")],
             seed: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn configurations_take_turns() {
+        let plan = plan();
         assert_eq!(plan.total_boots(), 8);
         let named = |number| {
             let found = plan.configuration(number)?;
@@ -125,10 +156,21 @@ mod tests {
         assert_eq!(named(1).as_deref(), Some("svm qemu-q35"));
         assert_eq!(named(6).as_deref(), Some("svm,-npt nestling"));
         assert_eq!(named(8), None);
-        let nothing = Plan {
-            monitors: Vec::new(),
-            ..plan
+    }
+
+    #[test]
+    fn a_plan_that_cannot_be_is_told_why() {
+        let problem = |change: fn(&mut Plan)| {
+            let mut plan = plan();
+            change(&mut plan);
+            plan.problem().unwrap_or_default()
         };
-        assert_eq!((nothing.total_boots(), nothing.configuration(0)), (0, None));
+        assert_eq!(problem(|_| {}), "");
+        assert!(problem(|plan| plan.rows.clear()).contains("no rows"));
+        assert!(problem(|plan| plan.monitors.clear()).contains("no rows"));
+        assert!(problem(|plan| plan.boots = 0).contains("no rows"));
+        assert!(problem(|plan| plan.boots = u32::MAX).contains("at most"));
+        assert!(problem(|plan| plan.levels.push(8)).contains("level 8"));
+        assert!(problem(|plan| plan.exposures.push("svm".into())).contains("twice"));
     }
 }

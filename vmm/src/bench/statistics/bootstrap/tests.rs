@@ -29,7 +29,7 @@ fn coverage(truth: f64, mut experiment: impl FnMut(&mut Random) -> Estimate) -> 
 }
 
 const QUICK: Bootstrap = Bootstrap {
-    replicates: 400,
+    replicates: 200,
     seed: 0,
 };
 

@@ -1,8 +1,11 @@
 //! Model-specific registers, by the names the SDM gives them (vol. 4), and
 //! what a vCPU starts with.
 
+use std::collections::BTreeSet;
+
 use crate::cpuid::{Cpuid, Vendor};
 use crate::nested::{CAPABILITY_MSRS, Exposure};
+use crate::template;
 
 mod set;
 
@@ -108,11 +111,14 @@ pub fn guest_msrs(boot: &[(u32, u64)], cpuid: &Cpuid, exposure: &Exposure) -> Ms
     msrs
 }
 
-/// The MSRs that [`guest_msrs`] may tell of.
-pub fn told_to_guests() -> impl Iterator<Item = u32> {
+/// The MSRs that [`guest_msrs`] may tell of: what a boot sets, a template may
+/// set, and VMX's capabilities.
+pub fn told_to_guests() -> BTreeSet<u32> {
     [IA32_FEATURE_CONTROL, IA32_MISC_ENABLE, IA32_MTRR_DEF_TYPE]
         .into_iter()
+        .chain(template::feature_msrs())
         .chain(CAPABILITY_MSRS)
+        .collect()
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn msrs(index: u32) -> io::Result<MsrSet> {
             Err(error) => Some(Err(error)),
         }
     };
-    msr::told_to_guests().filter_map(read).collect()
+    msr::told_to_guests().into_iter().filter_map(read).collect()
 }
 
 /// All answers but those of zeros.

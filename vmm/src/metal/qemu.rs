@@ -13,8 +13,9 @@ use crate::nest::process;
 /// QEMU for x86-64 machines.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 /// With `cx16` this TCG's cmpxchg16b now and then corrupts the flags, and L0 dies
-/// of a double fault in its slab allocator.
-const FEATURES: &str = "+svm,+npt,-cx16";
+/// of a double fault in its slab allocator. With `smap` an IRET in ring 3 reads its
+/// frame as the kernel would and faults, as it does where Xen runs Linux in ring 3.
+const FEATURES: &str = "+svm,+npt,-cx16,-smap";
 /// All that this TCG emulates.
 const PROCESSOR: &str = "max";
 
@@ -156,7 +157,7 @@ mod tests {
             .collect();
         let text = words.join(" ");
         for part in [
-            "-cpu EPYC,+svm,+npt,-cx16 -smp 2 -m 512M",
+            "-cpu EPYC,+svm,+npt,-cx16,-smap -smp 2 -m 512M",
             "-chardev socket,id=console,fd=7 -serial chardev:console",
             "-chardev socket,id=channel,fd=8 -serial chardev:channel",
             "-icount shift=0,sleep=off",

@@ -4,7 +4,7 @@
 //! devices, boot data and registers) is named here once.
 //!
 //! ```text
-//! 0x0000_0000  RAM: GDT, start info, zero page, page tables, command lines
+//! 0x0000_0000  RAM: real-mode vectors, GDT, start info, zero page, page tables, texts
 //! 0x000a_0000  reserved, as on a PC; ACPI tables from 0xe0000
 //! 0x0010_0000  RAM: kernel, initrd
 //! 0xc000_0000  32-bit window for PCI BARs

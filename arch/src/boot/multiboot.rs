@@ -3,6 +3,7 @@
 //!
 //! The Multiboot Specification, version 0.6.96, names every field used here.
 
+mod bios;
 pub(super) mod info;
 #[cfg(test)]
 mod tests;

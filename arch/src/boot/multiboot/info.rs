@@ -6,6 +6,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::super::memory_map::{Kind, memory_map};
 use super::super::modules::{Module, write_list};
 use super::super::{BootParams, Error, len_u64};
+use super::bios;
 use crate::GuestMemory;
 use crate::layout::{COMMAND_LINE, HIGH_RAM_START, LOW_RAM_END, MODULES, MULTIBOOT_INFO};
 
@@ -60,9 +61,10 @@ struct MapEntry {
     kind: u32,
 }
 
-/// Writes the information, with the modules and the memory map. The initrd is the
-/// first module.
+/// Writes the information, with the modules and the memory map, and what is in a
+/// BIOS's place. The initrd is the first module.
 pub(in super::super) fn write(mem: &GuestMemory, params: &BootParams<'_>) -> Result<(), Error> {
+    bios::write(mem)?;
     let modules = params.all_modules();
     write_modules(mem, &modules)?;
     let map = map(mem)?;

@@ -7,8 +7,8 @@
 //! 3. an image with a Multiboot header, an ELF or not: Multiboot;
 //! 4. an ELF of 64 bits: Linux's 64-bit protocol.
 //!
-//! So an ELF with both, as Xen may be built, is entered by PVH, which tells it
-//! more. An image comes as bytes, which the caller may have mapped from a file. The steps,
+//! So an ELF with both, as Xen may be built, is entered by PVH, which tells it more.
+//! An image comes as bytes, which the caller may have mapped from a file. The steps,
 //! in order: [`load_kernel`], [`load_initrd`], [`load_module`],
 //! [`write_boot_data`], [`boot_registers`].
 //!
@@ -24,6 +24,7 @@
 mod area;
 mod bzimage;
 mod elf;
+mod gzip;
 mod memory_map;
 mod modules;
 pub mod multiboot;
@@ -72,6 +73,9 @@ pub enum Error {
         /// Size of the image.
         size: usize,
     },
+    /// A gzip file that doesn't unpack.
+    #[error("cannot unpack the kernel, a gzip file: {0}")]
+    Gzip(std::io::Error),
     /// The file ends early.
     #[error(
         "truncated kernel: {what} ends at byte {end}, the file has {size}; copy or download it again"
@@ -288,13 +292,15 @@ pub enum Unpacked {
     ByKernel,
 }
 
-/// Loads a kernel into guest memory, which must be as fresh from the host (all
-/// zeroes) and must have no vCPU running on it yet.
+/// Loads a kernel, which may be a gzip file, into guest memory, which must be as
+/// fresh from the host (all zeroes) and must have no vCPU running on it yet.
 ///
 /// # Errors
 /// If the image is none of those kernels, is damaged, or does not fit. Parts of
 /// it may be in guest memory then.
 pub fn load_kernel(mem: &GuestMemory, image: &[u8]) -> Result<LoadedKernel, Error> {
+    let unpacked = gzip::unpack(image)?;
+    let image = unpacked.as_deref().unwrap_or(image);
     let elf = elf::is_elf(image).then(|| Elf::parse(image));
     if let Some(Ok(elf)) = &elf
         && let Some(entry) = elf.pvh_entry

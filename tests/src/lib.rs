@@ -13,5 +13,6 @@ pub mod nest;
 pub mod pattern;
 pub mod payload;
 pub mod plan;
+pub mod qemu;
 pub mod results;
 pub mod skip;

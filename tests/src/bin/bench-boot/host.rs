@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use nestling_tests::binary;
+use nestling_tests::{binary, qemu};
 use serde_json::{Value, json};
 
 use crate::measure::{LIMIT, PREFIX};
@@ -24,14 +24,9 @@ const AT_L2: &[&str] = &["1", "nestling", "QEMU q35"];
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a level is started; docs/metal.md tells why it may hang.
 const ATTEMPTS: u32 = 4;
-/// What QEMU needs besides its libraries; Debian's names.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/seabios/vgabios-stdvga.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-];
-const OPTIONAL: [&str; 1] = ["/usr/lib/ipxe/qemu/efi-e1000e.rom"];
+/// What QEMU's default devices need, and where that is a package of its own.
+const VGA_FIRMWARE: &str = "/usr/share/seabios/vgabios-stdvga.bin";
+const NIC_FIRMWARE: &str = "/usr/lib/ipxe/qemu/efi-e1000e.rom";
 
 /// One monitor's results at one level.
 #[derive(Debug, Default)]
@@ -125,18 +120,15 @@ fn boot(folder: &Path, plan: &Path) -> Result<Option<Vec<Row>>, Failure> {
     command
         .args(["nest", "--metal", "svm", "--count-instructions", "--plan"])
         .arg(plan);
-    for program in ["/usr/bin/qemu-system-x86_64", "/bin/mount"] {
-        command.args(["--program", program]);
+    command.args(qemu::image_arguments(qemu::PROGRAM));
+    command.args(["--program", "/bin/mount", "--add", VGA_FIRMWARE]);
+    if Path::new(NIC_FIRMWARE).exists() {
+        command.args(["--add", NIC_FIRMWARE]);
     }
-    let optional = OPTIONAL.iter().filter(|path| Path::new(path).exists());
-    let mut additions: Vec<String> = FIRMWARE
-        .iter()
-        .chain(optional)
-        .map(<_>::to_string)
-        .collect();
-    additions.push(format!("{}:/bench/bench-boot", own.display()));
-    additions.push(format!("{}:/bench/initrd", folder.join("initrd").display()));
-    for addition in additions {
+    for addition in [
+        format!("{}:/bench/bench-boot", own.display()),
+        format!("{}:/bench/initrd", folder.join("initrd").display()),
+    ] {
         command.args(["--add", &addition]);
     }
     let mut child = command

@@ -16,3 +16,4 @@ pub mod plan;
 pub mod qemu;
 pub mod results;
 pub mod skip;
+pub mod xen;

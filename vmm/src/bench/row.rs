@@ -139,7 +139,8 @@ rows! {
     /// empty, mapped from its BAR. DVH calls this row DevNotify.
     ///
     /// It ends where the write does; what the device then does runs beside it. A level has
-    /// the row only where it has such a device.
+    /// the row only where it has such a device, and a kernel that lets programs at it
+    /// (iomem=relaxed).
     DeviceNotify = "device-notify", Micro, Time;
 
     /// Setting the local APIC's timer.
@@ -157,7 +158,8 @@ rows! {
     /// another vCPU: the kernel sends it an inter-processor interrupt and waits for the
     /// answer. DVH calls this row SendIPI.
     ///
-    /// It takes two vCPUs. The receiver's part and the system call are in it.
+    /// It takes two vCPUs. The receiver's part and the system call are in it; where the
+    /// level below has fewer processors than vCPUs, its scheduler is most of it.
     SendIpi = "send-ipi", Micro, Time;
 
     /// CPUID, which no guest executes by itself.

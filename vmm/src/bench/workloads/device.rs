@@ -33,9 +33,12 @@ struct Place {
 pub(super) fn notify(session: &mut Session<'_>) -> Result<Measured, Error> {
     let (device, place) = find(Path::new(DEVICES)).ok_or(Error::NoDevice)?;
     let path = device.join(format!("resource{}", place.bar));
-    let register = Register::map(&path, place.offset).map_err(|source| Error::Missing {
-        path: path.display().to_string(),
-        source,
+    let register = Register::map(&path, place.offset).map_err(|source| {
+        let path = path.display().to_string();
+        match source.raw_os_error() {
+            Some(libc::EINVAL) => Error::Exclusive { path },
+            _ => Error::Missing { path, source },
+        }
     })?;
     session.take(usize::MAX, 1, || {
         register.write(0);

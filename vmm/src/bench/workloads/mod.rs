@@ -43,9 +43,16 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// No virtio device shows its notification registers.
-    #[error("no virtio device is on the PCI bus")]
+    /// There is no device whose queue may be notified for nothing.
+    #[error("no virtio entropy device is on the PCI bus")]
     NoDevice,
+    /// The kernel keeps the registers of devices that have a driver for itself
+    /// (CONFIG_IO_STRICT_DEVMEM).
+    #[error("{path} is the kernel's alone: boot it with iomem=relaxed")]
+    Exclusive {
+        /// Which registers.
+        path: String,
+    },
     /// The system refuses something that every row of this kind takes.
     #[error(transparent)]
     System(#[from] io::Error),

@@ -42,6 +42,7 @@ fn every_row_is_measured_or_says_why_not() {
                             | Error::OneProcessor(_)
                             | Error::Missing { .. }
                             | Error::NoDevice
+                            | Error::Exclusive { .. }
                     );
                     assert!(expected && told.0.is_empty(), "{row}: {error}");
                 }

@@ -16,6 +16,9 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+/// VMX enable (SDM 3, 2.5) and secure virtual machine enable (APM 2, 3.1.7).
+const CR4_VMXE: u64 = 1 << 13;
+const EFER_SVME: u64 = 1 << 12;
 /// The bit of RFLAGS that is always set; interrupts are off.
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
@@ -45,6 +48,15 @@ pub enum Protocol {
 
 /// EAX of a kernel that a Multiboot loader has loaded.
 const MULTIBOOT_MAGIC: u64 = 0x2BAD_B002;
+
+/// Whether a vCPU with these registers has VMX or SVM turned on: a hypervisor
+/// runs in the guest, or is about to. While a guest of the guest runs they are
+/// that one's, which has the bit set as well: VM entry demands it (SDM 3, 24.8 and
+/// 27.3.1.1; APM 2, 15.5.1).
+#[must_use]
+pub const fn runs_hypervisor(special: &kvm_sregs) -> bool {
+    special.cr4 & CR4_VMXE != 0 || special.efer & EFER_SVME != 0
+}
 
 /// Registers of the vCPU that enters the kernel.
 #[derive(Clone, Copy, Debug)]

@@ -176,6 +176,11 @@ impl<'a> Prepared<'a> {
         })
     }
 
+    /// The virtualization extension that the guest is shown.
+    pub fn extension(&self) -> Option<Extension> {
+        self.exposure.extension()
+    }
+
     /// Builds the machine, ready to enter its kernel.
     pub fn build(
         &self,
@@ -232,6 +237,7 @@ impl<'a> Prepared<'a> {
             views,
             ends: (ends, receiver),
             platform,
+            extension: self.extension(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Add;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuExit;
@@ -79,25 +80,62 @@ impl Add for UserExits {
     }
 }
 
+/// The exits of one vCPU to user space while they are being counted: its own
+/// thread counts, and any may read. A cache line of their own keeps readers and
+/// other vCPUs' threads off the path of an exit.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct LiveExits {
+    port_reads: AtomicU64,
+    port_writes: AtomicU64,
+    mmio_reads: AtomicU64,
+    mmio_writes: AtomicU64,
+    other: AtomicU64,
+}
+
+impl LiveExits {
+    /// Counts an exit that is none of an access.
+    pub fn count_other(&self) {
+        count(&self.other);
+    }
+
+    /// What has been counted so far.
+    pub fn get(&self) -> UserExits {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        UserExits {
+            port_reads: of(&self.port_reads),
+            port_writes: of(&self.port_writes),
+            mmio_reads: of(&self.mmio_reads),
+            mmio_writes: of(&self.mmio_writes),
+            other: of(&self.other),
+        }
+    }
+}
+
+/// One more. Only the vCPU's thread counts, so a plain load and store do.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
 /// Carries out what the guest asked for. Reads leave their result in the exit,
 /// from where the next entry delivers it. `width` tells the size of one port
 /// access: a string instruction brings several at once.
 pub fn handle(
     exit: VcpuExit<'_>,
     buses: &Buses,
-    counts: &mut UserExits,
+    counts: &LiveExits,
     width: impl FnOnce() -> usize,
 ) -> Next {
     match exit {
         VcpuExit::IoIn(port, data) => {
-            counts.port_reads += 1;
+            count(&counts.port_reads);
             for access in data.chunks_mut(width().max(1)) {
                 buses.pio.read(port.into(), access);
             }
             Next::Enter
         }
         VcpuExit::IoOut(port, data) => {
-            counts.port_writes += 1;
+            count(&counts.port_writes);
             let mut accesses = data.chunks(width().max(1));
             let actions = accesses
                 .by_ref()
@@ -105,16 +143,16 @@ pub fn handle(
             actions.reduce(Action::then).unwrap_or(Action::None).into()
         }
         VcpuExit::MmioRead(address, data) => {
-            counts.mmio_reads += 1;
+            count(&counts.mmio_reads);
             buses.mmio.read(address, data);
             Next::Enter
         }
         VcpuExit::MmioWrite(address, data) => {
-            counts.mmio_writes += 1;
+            count(&counts.mmio_writes);
             buses.mmio.write(address, data).into()
         }
         other => {
-            counts.other += 1;
+            count(&counts.other);
             rare(&other)
         }
     }
@@ -200,8 +238,9 @@ mod tests {
 
     /// What follows port accesses of `width` bytes each.
     fn after_accesses(exit: VcpuExit<'_>, width: usize) -> (Next, UserExits) {
-        let mut counts = UserExits::default();
-        let next = handle(exit, &buses(), &mut counts, || width);
+        let counts = LiveExits::default();
+        let next = handle(exit, &buses(), &counts, || width);
+        let counts = counts.get();
         assert_eq!(counts.total(), 1, "each exit counts once");
         (next, counts)
     }

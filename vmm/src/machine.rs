@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use nestling_arch::nested::Extension;
 use nestling_devices::legacy::acpi_pm::AcpiPm;
 use nestling_devices::virtio::console::ConsoleHandle;
 use vmm_sys_util::eventfd::EventFd;
@@ -18,6 +19,7 @@ use crate::cpu::CpuView;
 use crate::exit::{End, UserExits};
 use crate::platform::Platform;
 use crate::signals::Signals;
+use crate::stats::live::{Current, Live};
 use crate::stats::{self, Counts, Statistics};
 use crate::vcpu::{Ends, Finished, Vcpu, VcpuError, VcpuThread};
 use crate::vm::Vm;
@@ -45,6 +47,8 @@ pub struct Machine {
     pub ends: (Ends, Receiver<End>),
     /// All the guest's devices.
     pub platform: Platform,
+    /// The virtualization extension that the guest is shown.
+    pub extension: Option<Extension>,
 }
 
 /// What is known of a machine that has ended.
@@ -88,12 +92,15 @@ pub struct Controls {
     pub stdin_open: bool,
     /// Whether the machine was asked to end; asked again, it is ended.
     pub asked_to_end: bool,
+    /// Where others look at the machine while it runs.
+    pub current: Arc<Current>,
 }
 
 impl Machine {
     /// Runs the machine to its end.
     pub fn run(self, controls: &mut Controls) -> Result<Report, MachineError> {
         let statistics = Statistics::open(self.vm.fd()).ok();
+        let current = Arc::clone(&controls.current);
         let (ends, receiver) = self.ends;
         let wake = Arc::clone(&ends.wake);
         let Platform {
@@ -112,6 +119,9 @@ impl Machine {
             threads.push(vcpu.start(buses.clone(), ends.clone())?);
             Ok::<(), VcpuError>(())
         });
+        let views = threads.iter().map(|vcpu| Arc::clone(vcpu.view()));
+        let live = Arc::new(Live::new(self.extension, statistics, views.collect()));
+        current.show(Arc::clone(&live));
         let attended = started.map_err(MachineError::from).and_then(|()| {
             let desk = Desk {
                 controls,
@@ -128,12 +138,13 @@ impl Machine {
             ending.store(true, Ordering::Release);
         }
         let vcpus = stop_all(threads);
+        current.hide();
         // What the guest wrote last may still wait for a newline.
         lock(&serial).flush();
         Ok(Report {
             end: attended?,
             panicked: panicked.load(Ordering::Acquire),
-            vm: statistics.and_then(|s| s.read().ok()).unwrap_or_default(),
+            vm: live.vm().counts,
             vcpus,
         })
     }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::mem;
+use std::sync::Arc;
 
 use crate::builder::{self, BuildError, Prepared};
 use crate::channel::{How, MonitorEvent};
@@ -70,6 +71,7 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
         keyboard: Keyboard::default(),
         stdin_open: true,
         asked_to_end: false,
+        current: Arc::default(),
     };
     let report = loop {
         for view in mem::take(&mut machine.views) {

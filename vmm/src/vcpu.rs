@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code)]
 
+mod view;
+
 use std::cell::Cell;
 use std::io;
 use std::iter;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
@@ -19,13 +20,17 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nestling_arch::cpuid::{Cpuid, MAX_ENTRIES};
 use nestling_arch::hyperv::Enlightenments;
+use nestling_arch::regs;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::exit::{self, Buses, End, Next, UserExits};
 use crate::hyperv;
-use crate::stats::{Counts, Statistics};
+use crate::stats::Counts;
 use crate::vm::{Vm, VmError, ioctl};
+use view::STOP;
+
+pub use view::View;
 
 /// Why a vCPU could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +214,7 @@ impl Vcpu {
 
     /// Puts the boot processor at the kernel's entry, in the state `state`
     /// describes.
-    pub fn set_entry(&self, state: &nestling_arch::regs::BootRegisters) -> Result<(), VcpuError> {
+    pub fn set_entry(&self, state: &regs::BootRegisters) -> Result<(), VcpuError> {
         let mut special = self.kvm("KVM_GET_SREGS", self.fd.get_sregs())?;
         state.apply(&mut special);
         self.kvm("KVM_SET_SREGS", self.fd.set_sregs(&special))?;
@@ -220,51 +225,53 @@ impl Vcpu {
     pub fn start(self, buses: Buses, ends: Ends) -> Result<VcpuThread, VcpuError> {
         register_kick();
         let index = self.index;
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
+        let view = Arc::new(View::new(index, &self.fd));
+        let shared = Arc::clone(&view);
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(256 << 10)
-            .spawn(move || self.run(&buses, &ends, &seen))
+            .spawn(move || self.run(&buses, &ends, &shared))
             .map_err(|source| VcpuError::Thread {
                 vcpu: index,
                 source,
             })?;
-        Ok(VcpuThread { stop, thread })
+        Ok(VcpuThread { view, thread })
     }
 
-    fn run(mut self, buses: &Buses, ends: &Ends, stop: &AtomicBool) -> Finished {
+    fn run(mut self, buses: &Buses, ends: &Ends, view: &View) -> Finished {
         let page: *mut kvm_run = self.fd.get_kvm_run();
         // SAFETY: the page is mapped for as long as the descriptor lives; only the field's
         // address is taken.
         KICK.set(unsafe { &raw mut (*page).immediate_exit });
         let _guard = ReportPanic(ends);
-        let mut user_exits = UserExits::default();
+        view.begin();
         let end = loop {
-            if stop.load(Ordering::Acquire) {
-                break None;
+            match view.requests() {
+                0 => {}
+                requests if requests & STOP != 0 => break None,
+                _ => self.look(view),
             }
             match self.fd.run() {
                 Ok(VcpuExit::InternalError) => {
-                    user_exits.other += 1;
+                    view.exits().count_other();
                     break Some(End::Failed(internal_error(self.fd.get_kvm_run())));
                 }
                 Ok(VcpuExit::Hyperv) => {
-                    user_exits.other += 1;
+                    view.exits().count_other();
                     hyperv::answer(self.fd.get_kvm_run());
                 }
                 Ok(exit) => {
                     // SAFETY: called only for an exit by port I/O, for which `io` is the field
                     // of the union that KVM has filled; nobody writes it until the next entry.
                     let width = || usize::from(unsafe { (*page).__bindgen_anon_1.io.size });
-                    match exit::handle(exit, buses, &mut user_exits, width) {
+                    match exit::handle(exit, buses, view.exits(), width) {
                         Next::Enter => {}
                         Next::Stop(end) => break Some(end),
                     }
                 }
                 Err(error) => match error.errno() {
                     libc::EINTR => {
-                        user_exits.other += 1;
+                        view.exits().count_other();
                         self.fd.set_kvm_immediate_exit(0);
                     }
                     libc::EAGAIN => {}
@@ -272,18 +279,23 @@ impl Vcpu {
                 },
             }
         };
+        view.end();
         KICK.set(ptr::null_mut());
         if let Some(end) = end {
             ends.report(end);
         }
-        let counts = Statistics::open(&self.fd)
-            .and_then(|s| s.read())
-            .unwrap_or_default();
         Finished {
             index: self.index,
-            counts,
-            user_exits,
+            counts: view.read().counts,
+            user_exits: view.exits().get(),
         }
+    }
+
+    /// Says whether the guest has turned virtualization on.
+    fn look(&self, view: &View) {
+        // KVM refuses only where the vCPU's state is protected from the monitor.
+        let special = self.fd.get_sregs();
+        view.answer_look(special.is_ok_and(|special| regs::runs_hypervisor(&special)));
     }
 }
 
@@ -341,7 +353,7 @@ impl Ends {
 
 /// A running vCPU.
 pub struct VcpuThread {
-    stop: Arc<AtomicBool>,
+    view: Arc<View>,
     thread: JoinHandle<Finished>,
 }
 
@@ -357,11 +369,14 @@ pub struct Finished {
 }
 
 impl VcpuThread {
+    /// The vCPU as other threads may look at it.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
     /// Asks the vCPU to stop before its next entry.
     pub fn ask_to_stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        // A thread that has ended needs no kick.
-        let _ = self.thread.kill(SIGRTMIN());
+        self.view.ask_to_stop();
     }
 
     /// Waits for the vCPU to stop. `None` if its thread panicked.

@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 
 use kvm_bindings::{
-    KVM_STATS_TYPE_CUMULATIVE, KVM_STATS_TYPE_MASK, KVM_STATS_TYPE_PEAK, kvm_stats_desc,
-    kvm_stats_header,
+    KVM_STATS_TYPE_CUMULATIVE, KVM_STATS_TYPE_INSTANT, KVM_STATS_TYPE_MASK, KVM_STATS_TYPE_PEAK,
+    kvm_stats_desc, kvm_stats_header,
 };
 use vmm_sys_util::ioctl::ioctl;
 
@@ -24,18 +24,35 @@ pub type Counts = BTreeMap<String, u64>;
 /// More than any kernel has; a descriptor block past it is taken as broken.
 const MAX_STATISTICS: u32 = 4096;
 const MAX_NAME: u32 = 256;
+const MAX_DATA: u64 = 1 << 20;
 
-/// The statistics of one VM or vCPU.
+/// What a VM or vCPU has counted at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Counts that only grow, and peaks.
+    pub counts: Counts,
+    /// Values of the moment, such as `guest_mode`: whether the vCPU is in a guest
+    /// of its guest.
+    pub instants: Counts,
+}
+
+/// The statistics of one VM or vCPU. Reading them takes no lock of KVM's and
+/// doesn't disturb a vCPU that runs.
 #[derive(Debug)]
 pub struct Statistics {
     file: File,
     scalars: Vec<Scalar>,
+    /// Where the first scalar is in the file, and how far it is from there to
+    /// the end of the last.
+    start: u64,
+    length: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Scalar {
     name: String,
     offset: u64,
+    instant: bool,
 }
 
 impl Statistics {
@@ -53,22 +70,41 @@ impl Statistics {
         let layout = Layout::parse(&header)?;
         let mut descriptors = vec![0; layout.descriptor_bytes()];
         file.read_exact_at(&mut descriptors, layout.descriptors)?;
+        let scalars = layout.scalars(&descriptors);
+        let offsets = || scalars.iter().map(|scalar| scalar.offset);
+        let start = offsets().min().unwrap_or(0);
+        let length = offsets().max().map_or(0, |last| last - start + 8);
+        if length > MAX_DATA {
+            return Err(io::Error::other(format!(
+                "KVM's statistics are {length} bytes apart"
+            )));
+        }
         Ok(Self {
             file,
-            scalars: layout.scalars(&descriptors),
+            start,
+            length: usize::try_from(length).map_err(io::Error::other)?,
+            scalars,
         })
     }
 
-    /// Reads the counts that only grow, and the peaks; instantaneous values
-    /// and histograms are left out.
-    pub fn read(&self) -> io::Result<Counts> {
-        let mut counts = Counts::new();
-        for Scalar { name, offset } in &self.scalars {
-            let mut value = [0; 8];
-            self.file.read_exact_at(&mut value, *offset)?;
-            counts.insert(name.clone(), u64::from_ne_bytes(value));
+    /// Reads all scalars at once; histograms are left out.
+    pub fn read(&self) -> io::Result<Reading> {
+        let mut data = vec![0; self.length];
+        self.file.read_exact_at(&mut data, self.start)?;
+        let mut reading = Reading::default();
+        for scalar in &self.scalars {
+            let at = usize::try_from(scalar.offset - self.start).map_err(io::Error::other)?;
+            let value = data[at..]
+                .first_chunk()
+                .map(|bytes| u64::from_ne_bytes(*bytes));
+            let kind = if scalar.instant {
+                &mut reading.instants
+            } else {
+                &mut reading.counts
+            };
+            kind.insert(scalar.name.clone(), value.unwrap_or(0));
         }
-        Ok(counts)
+        Ok(reading)
     }
 }
 
@@ -123,12 +159,15 @@ impl Layout {
                 };
                 let kind = word(0)? & KVM_STATS_TYPE_MASK;
                 let items = u16::from_ne_bytes(descriptor.get(6..8)?.try_into().ok()?);
-                let counts = kind == KVM_STATS_TYPE_CUMULATIVE || kind == KVM_STATS_TYPE_PEAK;
+                let instant = kind == KVM_STATS_TYPE_INSTANT;
+                let scalar =
+                    instant || kind == KVM_STATS_TYPE_CUMULATIVE || kind == KVM_STATS_TYPE_PEAK;
                 let name = descriptor.get(size_of::<kvm_stats_desc>()..)?;
                 let name = name.split(|byte| *byte == 0).next()?;
-                (counts && items == 1).then(|| Scalar {
+                (scalar && items == 1).then(|| Scalar {
                     name: String::from_utf8_lossy(name).into_owned(),
                     offset: self.data + u64::from(word(8).unwrap_or(0)),
+                    instant,
                 })
             })
             .collect()
@@ -163,13 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn finds_scalars_and_leaves_out_histograms_and_instants() {
+    fn finds_scalars_and_leaves_out_histograms() {
         let layout = Layout::parse(&header(16, 4)).expect("sane");
-        let instant = kvm_bindings::KVM_STATS_TYPE_INSTANT;
         let histogram = kvm_bindings::KVM_STATS_TYPE_LOG_HIST;
         let descriptors = [
             descriptor(KVM_STATS_TYPE_CUMULATIVE, 1, 8, "exits"),
-            descriptor(instant, 1, 16, "guest_mode"),
+            descriptor(KVM_STATS_TYPE_INSTANT, 1, 16, "guest_mode"),
             descriptor(histogram, 32, 24, "halt_poll_hist"),
             descriptor(KVM_STATS_TYPE_PEAK, 1, 280, "peak"),
         ]
@@ -180,11 +218,18 @@ mod tests {
             [
                 Scalar {
                     name: "exits".into(),
-                    offset: 408
+                    offset: 408,
+                    instant: false
+                },
+                Scalar {
+                    name: "guest_mode".into(),
+                    offset: 416,
+                    instant: true
                 },
                 Scalar {
                     name: "peak".into(),
-                    offset: 680
+                    offset: 680,
+                    instant: false
                 },
             ]
         );

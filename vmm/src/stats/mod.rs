@@ -1,6 +1,7 @@
 //! Counts: KVM's own, and how they are shown.
 
 mod descriptor;
+pub mod live;
 pub mod report;
 
-pub use descriptor::{Counts, Statistics, add};
+pub use descriptor::{Counts, Reading, Statistics, add};

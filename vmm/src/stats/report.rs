@@ -25,7 +25,7 @@ pub fn exits_event(report: &Report) -> MonitorEvent {
 }
 
 /// KVM's counts, and the monitor's own beside them.
-fn with_user_exits(counts: &Counts, user: UserExits) -> Counts {
+pub(super) fn with_user_exits(counts: &Counts, user: UserExits) -> Counts {
     let mut all = counts.clone();
     all.extend(
         [

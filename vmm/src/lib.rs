@@ -1,5 +1,6 @@
 //! The monitor as a library, and what it is inside a guest.
 
+pub mod api;
 pub mod bench;
 pub mod builder;
 pub mod channel;

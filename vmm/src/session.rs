@@ -6,10 +6,14 @@ use std::io::{self, IsTerminal, Write};
 use std::mem;
 use std::sync::Arc;
 
+use nestling_arch::nested::Extension;
+
+use crate::api::machine::MachineApi;
+use crate::api::{self, Server, directory};
 use crate::builder::{self, BuildError, Prepared};
 use crate::channel::{How, MonitorEvent};
 use crate::cli::Verdict;
-use crate::config::VmConfig;
+use crate::config::{ApiSocket, VmConfig};
 use crate::console::keyboard::Keyboard;
 use crate::console::streams::{StreamError, Streams, duplicate};
 use crate::console::terminal::RawMode;
@@ -17,6 +21,7 @@ use crate::exit::End;
 use crate::machine::{Controls, MachineError, Report};
 use crate::network::{Places, PlacesError};
 use crate::signals::Signals;
+use crate::stats::live::Current;
 use crate::stats::report;
 
 /// Why a machine did not run.
@@ -31,6 +36,9 @@ pub enum SessionError {
     /// The virtual network can't be had.
     #[error(transparent)]
     Network(#[from] PlacesError),
+    /// Its control socket can't be had.
+    #[error(transparent)]
+    Api(#[from] api::Error),
     /// The machine broke down.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -60,6 +68,9 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
     let prepared = Prepared::new(config)?;
     let places = Places::open(config)?;
     let mut machine = prepared.build(&streams, &places, &events)?;
+    let current = Arc::<Current>::default();
+    // Removed at the end, before the last words.
+    let server = listen(config, prepared.extension(), &current)?;
 
     let terminal = if builder::takes_keys(config) && io::stdin().is_terminal() {
         RawMode::enter(&io::stdin()).map_err(host("put the terminal into raw mode"))?
@@ -71,7 +82,7 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
         keyboard: Keyboard::default(),
         stdin_open: true,
         asked_to_end: false,
-        current: Arc::default(),
+        current,
     };
     let report = loop {
         for view in mem::take(&mut machine.views) {
@@ -89,7 +100,30 @@ pub fn run(config: &VmConfig, json: bool) -> Result<Verdict, SessionError> {
         machine = prepared.build(&streams, &places, &events)?;
     };
     drop(terminal);
+    drop(server);
     finish(config, &report, &mut events, json)
+}
+
+/// Listens where others may ask about the machine. Without a folder for the
+/// socket the machine runs all the same, unless a place was named.
+fn listen(
+    config: &VmConfig,
+    extension: Option<Extension>,
+    current: &Arc<Current>,
+) -> Result<Option<Server>, SessionError> {
+    let who = Arc::new(MachineApi::new(config, extension, Arc::clone(current)));
+    match &config.api_socket {
+        ApiSocket::Off => Ok(None),
+        ApiSocket::Path(path) => Ok(Some(Server::listen(path, who)?)),
+        ApiSocket::Default => {
+            let listening = directory::socket_of(std::process::id())
+                .map_err(api::Error::Directory)
+                .and_then(|path| Server::listen(&path, who));
+            Ok(listening
+                .inspect_err(|error| tracing::debug!("`nestling stat` can't ask: {error}"))
+                .ok())
+        }
+    }
 }
 
 fn finish(

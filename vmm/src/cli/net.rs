@@ -12,8 +12,9 @@ use clap::{ArgAction, Args, Subcommand};
 use nestling_devices::net::nat::mappings::Mapping;
 
 use super::{Failure, Format, Verdict};
+use crate::api::line::Line;
 use crate::config::{NetworkConfig, NetworkOptions, Reservation, Route};
-use crate::network::{self, Line, Reply, Report, Request};
+use crate::network::{self, Reply, Report, Request};
 use switch::Switch;
 use tap::Tap;
 

@@ -9,8 +9,8 @@ use nestling_devices::net::nat::mappings::Mapping;
 
 use super::{Failure, Format, Verdict};
 use crate::config::{
-    ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig,
-    NetworkOptions, TemplateSource, VmConfig,
+    ApiSocket, ConfigFile, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig,
+    NetConfig, NetworkOptions, TemplateSource, VmConfig,
 };
 use crate::session;
 
@@ -123,6 +123,15 @@ pub(super) struct Run {
     #[arg(long)]
     debug_exit: bool,
 
+    /// Where `nestling stat` and others may ask about the machine: a path or off
+    /// [default: $XDG_RUNTIME_DIR/nestling/PID.sock]
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<ApiSocket>,
+
+    /// What the machine is called there [default: machine-PID]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
     /// End when the guest resets, instead of booting it again
     #[arg(long)]
     no_reboot: bool,
@@ -159,6 +168,7 @@ impl Run {
         };
         ConfigFile {
             version: None,
+            name: self.name,
             kernel: self.kernel,
             initrd: self.initrd,
             module: (!self.module.is_empty()).then_some(self.module),
@@ -175,6 +185,7 @@ impl Run {
             console: self.console,
             channel: self.channel,
             events: self.events,
+            api_socket: self.api_socket,
             debug_exit: given(self.debug_exit),
             no_reboot: given(self.no_reboot),
             stats: given(self.stats),

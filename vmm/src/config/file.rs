@@ -9,7 +9,9 @@ use nestling_arch::nested::Request;
 use serde::Deserialize;
 
 use super::network::NetworkOptions;
-use super::parts::{ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig};
+use super::parts::{
+    ApiSocket, ConsoleMode, DiskConfig, Endpoint, MemoryConfig, ModuleConfig, NetConfig,
+};
 use super::template::TemplateSource;
 use crate::channel::{MAX_TEXT, printable};
 
@@ -25,6 +27,7 @@ pub(super) const VERSION: u32 = 1;
 )]
 pub struct ConfigFile {
     pub version: Option<u32>,
+    pub name: Option<String>,
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
     pub module: Option<Vec<ModuleConfig>>,
@@ -41,6 +44,7 @@ pub struct ConfigFile {
     pub console: Option<ConsoleMode>,
     pub channel: Option<Endpoint>,
     pub events: Option<Endpoint>,
+    pub api_socket: Option<ApiSocket>,
     pub debug_exit: Option<bool>,
     pub no_reboot: Option<bool>,
     pub stats: Option<bool>,
@@ -124,6 +128,7 @@ impl ConfigFile {
     pub fn overlaid(self, flags: Self) -> Self {
         Self {
             version: flags.version.or(self.version),
+            name: flags.name.or(self.name),
             kernel: flags.kernel.or(self.kernel),
             initrd: flags.initrd.or(self.initrd),
             module: flags.module.or(self.module),
@@ -143,6 +148,7 @@ impl ConfigFile {
             console: flags.console.or(self.console),
             channel: flags.channel.or(self.channel),
             events: flags.events.or(self.events),
+            api_socket: flags.api_socket.or(self.api_socket),
             debug_exit: flags.debug_exit.or(self.debug_exit),
             no_reboot: flags.no_reboot.or(self.no_reboot),
             stats: flags.stats.or(self.stats),
@@ -169,6 +175,14 @@ impl ConfigFile {
             .flatten()
             .map(|module| &mut module.path);
         let disks = self.disk.iter_mut().flatten().map(|disk| &mut disk.path);
+        let api = self
+            .api_socket
+            .iter_mut()
+            .filter_map(|socket| match socket {
+                ApiSocket::Path(path) => Some(path),
+                ApiSocket::Default | ApiSocket::Off => None,
+            });
+        let sockets = sockets.chain(api);
         let files = files.chain(template).chain(modules).chain(disks);
         for path in files.chain(console_files).chain(sockets) {
             *path = folder.join(&*path);

@@ -21,7 +21,8 @@ pub use file::{ConfigFile, FileError};
 pub use network::{NetworkConfig, NetworkOptions, Reservation, Route};
 pub use options::{OptionError, Options};
 pub use parts::{
-    ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, ModuleConfig, NetConfig, Wire,
+    ApiSocket, ConsoleMode, DiskConfig, Endpoint, HugePages, MemoryConfig, ModuleConfig, NetConfig,
+    Wire,
 };
 pub use template::{TemplateError, TemplateSource};
 
@@ -42,6 +43,8 @@ pub const MAX_MEMORY: Size = Size(32 << 40);
 /// A machine, completely described and checked as far as no host is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
+    /// What it is called by whoever asks for it.
+    pub name: Option<String>,
     /// The kernel: a bzImage, an ELF, or a Multiboot image.
     pub kernel: PathBuf,
     /// The initial ramdisk.
@@ -74,6 +77,8 @@ pub struct VmConfig {
     pub channel: Option<Endpoint>,
     /// Where the monitor reports the machine's life as JSON lines.
     pub events: Option<Endpoint>,
+    /// Where others may ask about the machine while it runs.
+    pub api_socket: ApiSocket,
     /// Let the guest end the run with an exit status, by port 0xf4.
     pub debug_exit: bool,
     /// End with the guest's reset instead of starting over.
@@ -90,6 +95,9 @@ pub enum ConfigError {
     /// No kernel at all.
     #[error("no kernel: give one by --kernel, or by `kernel =` in the configuration")]
     NoKernel,
+    /// A name that can't be told from a number or a path.
+    #[error("--name {0:?}: write up to 64 letters, digits, `-`, `_` and `.`, a letter first")]
+    Name(String),
     /// vCPUs outside 1 to 64.
     #[error("--cpus {0}: a machine has 1 to {MAX_VCPUS} vCPUs")]
     Cpus(u32),
@@ -123,6 +131,7 @@ impl VmConfig {
     /// with defaults.
     pub fn from_merged(file: ConfigFile) -> Result<Self, ConfigError> {
         let config = Self {
+            name: file.name,
             kernel: file.kernel.ok_or(ConfigError::NoKernel)?,
             initrd: file.initrd,
             modules: file.module.unwrap_or_default(),
@@ -139,6 +148,7 @@ impl VmConfig {
             console: file.console.unwrap_or(ConsoleMode::Off),
             channel: file.channel,
             events: file.events,
+            api_socket: file.api_socket.unwrap_or_default(),
             debug_exit: file.debug_exit.unwrap_or(false),
             no_reboot: file.no_reboot.unwrap_or(false),
             stats: file.stats.unwrap_or(false),
@@ -149,6 +159,9 @@ impl VmConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if let Some(name) = self.name.as_ref().filter(|name| !is_name(name)) {
+            return Err(ConfigError::Name(name.clone()));
+        }
         for net in &self.nets {
             if let Wire::User { ip: Some(ip), .. } = net.wire {
                 let fits =
@@ -182,6 +195,14 @@ impl VmConfig {
         }
         Ok(())
     }
+}
+
+/// Whether a person can call a machine so: it is no number and no path.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.len() <= 64
+        && text.chars().all(plain)
 }
 
 #[cfg(test)]

@@ -427,6 +427,38 @@ impl<'de> Deserialize<'de> for ConsoleMode {
     }
 }
 
+/// Where a machine's control socket is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ApiSocket {
+    /// In the user's folder for them, under the process's number.
+    #[default]
+    Default,
+    /// At this path.
+    Path(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+impl FromStr for ApiSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("write a path, or off".into()),
+            "off" => Ok(Self::Off),
+            path => Ok(Self::Path(path.into())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ApiSocket {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
 /// A stream's other end: an inherited descriptor, or a Unix socket to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {

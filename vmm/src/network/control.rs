@@ -1,26 +1,19 @@
 //! The control socket of a network: live mappings and what it is doing.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use nestling_devices::net::nat::flows::Endpoint;
 use nestling_devices::net::nat::mappings::{Mapping, Transport};
 use nestling_devices::net::network::Handle;
 use nestling_devices::net::switch::PortId;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::message::{Line, MAX_LINE, Reply, Report, Request, VERSION};
-use super::socket::{SocketFile, listen};
+use super::message::{Reply, Report, Request};
+use crate::api::line;
+use crate::api::socket::{SocketFile, listen};
 
 /// The thread's name.
 const THREAD: &str = "nestling-netctl";
-
-/// Who says nothing for so long has to call again: one is served at a time.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a control socket can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,44 +61,17 @@ impl Control {
             source,
         };
         let (listener, file) = listen(path).map_err(failed)?;
-        // It ends with the process; the socket's file goes before.
-        thread::Builder::new()
-            .name(THREAD.into())
-            .spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    // Who breaks off has no answer to miss.
-                    let _ = serve(&stream, &network);
-                }
-            })
-            .map_err(failed)?;
+        line::serve(listener, THREAD, move |line| {
+            answer(line, &network).unwrap_or_else(|message| Reply::Error { message })
+        })
+        .map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
 
-fn serve(stream: &UnixStream, network: &Handle) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if (&mut reader).take(MAX_LINE).read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let reply = answer(&line, network).unwrap_or_else(|message| Reply::Error { message });
-        write_line(stream, reply)?;
-    }
-}
-
 fn answer(line: &str, network: &Handle) -> Result<Reply, String> {
-    let Line { version, said } = serde_json::from_str::<Line<Request>>(line)
-        .map_err(|error| format!("no request: {error}"))?;
-    if version != VERSION {
-        return Err(format!(
-            "version {version} isn't known; this nestling reads {VERSION}"
-        ));
-    }
     let text = |error: &dyn ToString| error.to_string();
-    match said {
+    match line::request(line)? {
         Request::List => {
             let status = network.status().map_err(|error| text(&error))?;
             Ok(Reply::Network(Box::new(Report::from(status))))
@@ -153,36 +119,22 @@ fn outer_of(text: &str) -> Result<(Transport, Endpoint), String> {
     Ok((transport, outer.into()))
 }
 
-fn write_line<T: Serialize>(mut stream: &UnixStream, said: T) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&Line::new(said))?;
-    line.push(b'\n');
-    stream.write_all(&line)
-}
-
 /// Asks the network at a control socket for something.
 pub fn ask(path: &Path, request: Request) -> Result<Reply, ControlError> {
-    let stream = UnixStream::connect(path).map_err(|source| ControlError::Connect {
-        path: path.into(),
-        source,
+    let reply = line::ask(path, request).map_err(|error| match error {
+        line::Error::Connect(source) => ControlError::Connect {
+            path: path.into(),
+            source,
+        },
+        line::Error::Talk(source) => ControlError::Talk {
+            path: path.into(),
+            source,
+        },
     })?;
-    let reply = exchange(&stream, request).map_err(|source| ControlError::Talk {
-        path: path.into(),
-        source,
-    })?;
-    match reply.said {
+    match reply {
         Reply::Error { message } => Err(ControlError::Refused(message)),
         reply => Ok(reply),
     }
-}
-
-fn exchange<T: DeserializeOwned>(stream: &UnixStream, request: Request) -> io::Result<Line<T>> {
-    stream.set_read_timeout(Some(2 * PATIENCE))?;
-    write_line(stream, request)?;
-    let mut line = String::new();
-    if BufReader::new(stream).read_line(&mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(serde_json::from_str(&line)?)
 }
 
 #[cfg(test)]

@@ -6,12 +6,6 @@ use nestling_devices::net::network::{PortStatus, Status};
 use nestling_devices::net::switch::Traffic;
 use serde::{Deserialize, Serialize};
 
-/// The version of the format.
-pub(super) const VERSION: u32 = 1;
-
-/// The longest line that is taken, in bytes: any request is far shorter.
-pub(super) const MAX_LINE: u64 = 4096;
-
 /// What is asked of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
@@ -56,26 +50,6 @@ pub enum Reply {
         /// Why, in one line.
         message: String,
     },
-}
-
-/// A line: a request or a reply with the version of the format.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line<T> {
-    /// [`VERSION`].
-    pub version: u32,
-    /// What is said.
-    #[serde(flatten)]
-    pub said: T,
-}
-
-impl<T> Line<T> {
-    /// A line of this version.
-    pub fn new(said: T) -> Self {
-        Self {
-            version: VERSION,
-            said,
-        }
-    }
 }
 
 /// What a network is doing.
@@ -208,6 +182,7 @@ fn counted(drops: Vec<(&'static str, u64)>) -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::line::Line;
 
     #[test]
     fn requests_read_as_documented() {

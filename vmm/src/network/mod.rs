@@ -4,7 +4,6 @@
 mod control;
 mod message;
 mod places;
-mod socket;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,9 +20,8 @@ use nestling_devices::net::services::ndp::link_local;
 use nestling_devices::net::services::{dhcp4, dhcp6, dns, leases, ra};
 
 pub use control::{Control, ControlError, ask};
-pub use message::{Line, Reply, Report, Request};
+pub use message::{Reply, Report, Request};
 pub use places::{Place, Places, PlacesError, limits};
-pub use socket::{SocketFile, listen};
 
 use crate::config::NetworkConfig;
 

@@ -11,9 +11,10 @@ use nestling_devices::net::switch::PortConfig;
 
 use super::recordings::Recordings;
 use super::{ENDING, NetworkArgs};
+use crate::api::socket::{SocketFile, listen};
 use crate::cli::{Failure, Verdict};
 use crate::config::{OptionError, Options};
-use crate::network::{SocketFile, VirtualNetwork, limits, listen};
+use crate::network::{VirtualNetwork, limits};
 use crate::signals::Signals;
 use crate::size::Size;
 

@@ -32,7 +32,7 @@ pub fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
 }
 
 /// Whether there is a socket that nobody listens at.
-fn is_abandoned(path: &Path) -> bool {
+pub(super) fn is_abandoned(path: &Path) -> bool {
     let socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     socket
         && UnixStream::connect(path)

@@ -4,6 +4,9 @@
 //! to level; each level adds its own and what it sees of its guest's machine.
 //! Nothing from below is trusted: lines are bounded, text is made printable, and
 //! an event may only speak of the level it came from or of one above that.
+//!
+//! One thing goes the other way: a level that marks a moment waits until those
+//! below it have counted, for which [`Answer`] is the sign.
 
 use std::collections::BTreeMap;
 
@@ -111,10 +114,21 @@ pub enum What {
     },
     /// A workload ended.
     Workload(WorkloadResult),
-    /// KVM's counts for the level's machine, reported by the level below it.
+    /// The level begins or ends a step, and waits for the levels below to count.
+    Mark {
+        /// What the step is called.
+        phase: String,
+        /// Whether it begins or ends.
+        edge: Edge,
+    },
+    /// KVM's counts for the level's machine, reported by the level below it: now and
+    /// then, at a mark, and at the end.
     Exits {
         /// Counter name to count, summed over the machine's vCPUs.
         counts: BTreeMap<String, u64>,
+        /// The mark at which they were taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Mark>,
     },
     /// The level failed.
     Fault(Fault),
@@ -125,6 +139,35 @@ pub enum What {
         /// In which way.
         how: How,
     },
+}
+
+/// A moment that a level has marked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The level whose step it is.
+    pub level: u8,
+    /// What the step is called.
+    pub phase: String,
+    /// Whether it begins or ends.
+    pub edge: Edge,
+}
+
+/// An end of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Edge {
+    /// It begins.
+    Begin,
+    /// It is over.
+    End,
+}
+
+/// What a level is told by the one that booted it, one JSON object a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// All levels below have counted: what follows a mark may begin.
+    Counted,
 }
 
 /// What a level found when it came up.
@@ -290,12 +333,35 @@ impl Event {
         Ok(event)
     }
 
+    /// The mark that it is, if it is one.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        match &self.what {
+            What::Mark { phase, edge } => Some(Mark {
+                level: self.level,
+                phase: phase.clone(),
+                edge: *edge,
+            }),
+            _ => None,
+        }
+    }
+
     /// The event as a line with its end, its texts shortened to [`MAX_TEXT`].
     #[must_use]
     pub fn line(mut self) -> Vec<u8> {
         // Cleaning fails only for counters and versions, which are this side's own.
         let _ = self.what.clean();
         let mut line = serde_json::to_vec(&self).expect("events are plain maps and strings");
+        line.push(b'\n');
+        line
+    }
+}
+
+impl Answer {
+    /// The answer as a line with its end.
+    #[must_use]
+    pub fn line(self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(&self).expect("an answer is a word");
         line.push(b'\n');
         line
     }
@@ -324,7 +390,9 @@ impl What {
                     .map(|(name, value)| (printable(&name, 64), printable(&value, 64)))
                     .collect();
             }
-            Self::Progress { text } | Self::Runs { workload: text } => {
+            Self::Progress { text }
+            | Self::Runs { workload: text }
+            | Self::Mark { phase: text, .. } => {
                 *text = printable(text, 256);
             }
             Self::Starts { name, kernel } => {
@@ -337,7 +405,10 @@ impl What {
                 result.output = printable_lines(&result.output, MAX_TEXT);
             }
             Self::Fault(fault) => fault.detail = printable(&fault.detail, 1024),
-            Self::Exits { counts } => {
+            Self::Exits { counts, at } => {
+                if let Some(mark) = at {
+                    mark.phase = printable(&mark.phase, 256);
+                }
                 if counts.len() > MAX_COUNTS {
                     return Err(Error::Counts(counts.len()));
                 }
@@ -494,8 +565,16 @@ mod tests {
             (
                 What::Exits {
                     counts: BTreeMap::from([("exits".into(), 7)]),
+                    at: None,
                 },
                 r#"{"level":2,"event":"exits","counts":{"exits":7}}"#,
+            ),
+            (
+                What::Mark {
+                    phase: "hello".into(),
+                    edge: Edge::Begin,
+                },
+                r#"{"level":2,"event":"mark","phase":"hello","edge":"begin"}"#,
             ),
         ];
         for (what, text) in cases {
@@ -503,6 +582,11 @@ mod tests {
             assert_eq!(event.clone().line(), format!("{text}\n").into_bytes());
             assert_eq!(Event::parse(text.as_bytes(), 1).unwrap(), event);
         }
+    }
+
+    #[test]
+    fn a_level_is_told_that_it_was_counted() {
+        assert_eq!(Answer::Counted.line(), b"{\"answer\":\"counted\"}\n");
     }
 
     #[test]

@@ -130,6 +130,19 @@ pub enum Step {
     Run(Run),
 }
 
+impl Step {
+    /// What it is called where its counts are reported.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Workload(work) => work.name(),
+            Self::Nest(nest) if nest.name.is_empty() => format!("L{}", nest.order.level),
+            Self::Nest(nest) => nest.name.clone(),
+            Self::Run(run) => run.name.clone(),
+        }
+    }
+}
+
 /// Work in a level, or a fault provoked there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -161,6 +174,11 @@ pub enum Workload {
         length: u64,
         /// Selects the pattern.
         seed: u64,
+    },
+    /// Execute CPUID so many times: each is one exit.
+    Cpuid {
+        /// How many times.
+        count: u64,
     },
     /// Report the SHA-256 of the start of a block device.
     DiskDigest {
@@ -194,6 +212,7 @@ impl Workload {
             Self::Network(_) => "network".into(),
             Self::Probe => "probe".into(),
             Self::CpuDump => "cpu-dump".into(),
+            Self::Cpuid { count } => format!("cpuid {count}"),
             Self::DiskWrite { device, .. } => format!("disk-write {device}"),
             Self::DiskDigest { device, .. } => format!("disk-digest {device}"),
             Self::PowerOff => "power-off".into(),
@@ -231,6 +250,9 @@ pub struct Nest {
     pub machine: Machine,
     /// How long each phase may take, by the clock of the level that waits.
     pub limits: Limits,
+    /// Report the machine's counts every so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_s: Option<u32>,
     /// The guest's console is this level's console, byte for byte, in both
     /// directions; otherwise its lines are reported.
     #[serde(default)]
@@ -452,6 +474,7 @@ mod tests {
                 silence_s: 30,
                 total_s: 300,
             },
+            sample_s: Some(5),
             raw_console: false,
             fetch: None,
             order: Box::new(order),

@@ -65,6 +65,7 @@ impl MachineApi {
         Stat {
             time_ns,
             machines: machine.into_iter().collect(),
+            ..Stat::default()
         }
     }
 }

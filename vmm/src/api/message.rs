@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::nest::account::Phase;
 use crate::stats::Counts;
 use crate::stats::live::Hypervisor;
 
@@ -100,6 +101,9 @@ pub struct Stat {
     pub time_ns: u64,
     /// The machine, or each level's machine, the lowest first.
     pub machines: Vec<MachineStat>,
+    /// A nest's phases so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
 }
 
 /// What was counted of one machine.

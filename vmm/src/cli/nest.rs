@@ -52,7 +52,8 @@ pub(super) struct Nest {
     #[arg(long, value_name = "N", default_value_t = 2)]
     depth: u8,
 
-    /// What the deepest level runs: hello, shell, probe, cpu-dump, or a program with its arguments
+    /// What the deepest level runs: hello, shell, probe, cpu-dump, cpuid N, or a program with its
+    /// arguments
     #[arg(long, value_name = "WORDS", num_args = 1.., default_value = "hello",
           allow_hyphen_values = true)]
     workload: Vec<String>,
@@ -132,12 +133,16 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "hyperv", "l2_net"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "hyperv", "l2_net", "sample"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
     #[arg(long)]
     print_plan: bool,
+
+    /// Report every level's counts so often, besides when its steps begin and end; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    sample: u32,
 
     /// Write every event of every level into this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
@@ -264,6 +269,7 @@ impl Nest {
             host,
             timeout_s: self.timeout.unwrap_or(60 * scale * u32::from(self.depth)),
             silence_s: 10 * scale,
+            sample_s: self.sample,
         };
         plan::plan(&request).map_err(Failure::usage)
     }
@@ -398,6 +404,8 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
         kernel: &image.kernel,
         initrd: Some(&initrd),
         modules: &[],
+        level: plan.order.level,
+        sample_s: plan.sample_s,
         machine: &plan.machine,
         raw_console: plan.raw_console,
         debug_exit: false,

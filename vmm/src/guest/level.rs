@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::network::{self, Joined};
 use super::report::{Reporter, say};
 use super::{facts, setup, workload};
-use crate::channel::{Event, Fault, FaultKind, How, What, WorkloadResult};
+use crate::channel::{Edge, Event, Fault, FaultKind, How, What, WorkloadResult};
 use crate::image::archive::{self, Tree};
 use crate::nest::fetcher::Fetcher;
 use crate::nest::machine::{self, MonitorSpec};
@@ -81,11 +81,9 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
             reporter.send(What::Fault(fault));
             break;
         }
+        let phase = step.name();
+        reporter.mark(&phase, Edge::Begin);
         match step {
-            Step::Workload(work @ Workload::PowerOff) => {
-                run_workload(work, order.level, &network, reporter, &stop);
-                break;
-            }
             Step::Workload(work) => {
                 run_workload(work, order.level, &network, reporter, &stop);
             }
@@ -101,6 +99,10 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
                     boot_other(run, level, reporter, &stop)
                 });
             }
+        }
+        reporter.mark(&phase, Edge::End);
+        if matches!(step, Step::Workload(Workload::PowerOff)) {
+            break;
         }
     }
     reporter.send(What::Done);
@@ -200,6 +202,8 @@ fn boot(
         kernel: Path::new(KERNEL),
         initrd: Some(Path::new(INITRD)),
         modules: &[],
+        level: nest.order.level,
+        sample_s: nest.sample_s,
         machine: &nest.machine,
         raw_console: nest.raw_console,
         debug_exit: false,
@@ -227,6 +231,8 @@ fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> 
         kernel: Path::new(&run.kernel),
         initrd: run.initrd.as_deref().map(Path::new),
         modules: &run.modules,
+        level,
+        sample_s: None,
         machine: &run.machine,
         raw_console: false,
         debug_exit: run.status.is_some(),

@@ -1,12 +1,19 @@
 //! The level's end of the channel, and its console.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::sys;
-use crate::channel::{Event, PARAMETER, PORT_NAME, What};
+use crate::channel::{Answer, Edge, Event, Lines, Overlong, PARAMETER, PORT_NAME, What};
+use crate::nest::process;
+
+/// How long the levels below may take to count.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest answer, in bytes.
+const MAX_ANSWER: usize = 256;
 
 /// Prints one line on the level's console.
 pub(crate) fn say(text: &str) {
@@ -20,6 +27,16 @@ pub(crate) struct Reporter {
     level: u8,
     channel: Option<File>,
     beat: Option<Instant>,
+    answers: Answers,
+}
+
+/// What comes down the channel.
+#[derive(Debug)]
+enum Answers {
+    /// Lines, as far as they have come.
+    Come(Lines),
+    /// Nothing: the one below doesn't answer.
+    Stay,
 }
 
 impl Reporter {
@@ -29,6 +46,7 @@ impl Reporter {
             level: 0,
             channel: None,
             beat: None,
+            answers: Answers::Come(Lines::new(MAX_ANSWER, Overlong::Drop)),
         }
     }
 
@@ -65,8 +83,56 @@ impl Reporter {
         });
     }
 
-    /// Reports what is known of another level.
+    /// Reports that the level's step `phase` begins or ends, and waits until all
+    /// levels below have counted. L0's are nobody's to count.
+    pub(crate) fn mark(&mut self, phase: &str, edge: Edge) {
+        if self.level > 0 {
+            self.send(What::Mark {
+                phase: phase.to_owned(),
+                edge,
+            });
+        }
+    }
+
+    /// Reports what is known of another level. A mark is waited for: nobody is to
+    /// go on before those below have counted.
     pub(crate) fn forward(&mut self, event: Event) {
+        let marks = matches!(event.what, What::Mark { .. });
+        self.write(event);
+        if marks && self.level > 0 {
+            self.wait_until_counted();
+        }
+    }
+
+    /// Waits for the answer to a mark. One below that doesn't give it in time is
+    /// not waited for again.
+    fn wait_until_counted(&mut self) {
+        let (Some(channel), Answers::Come(lines)) = (&mut self.channel, &mut self.answers) else {
+            return;
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let mut counted = false;
+        while !counted {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let ready = process::poll(&[channel.as_fd()], rest);
+            let mut buffer = [0; 256];
+            let count = match ready.as_deref() {
+                Ok([true]) => channel.read(&mut buffer).unwrap_or(0),
+                // A signal.
+                Ok(_) if !rest.is_zero() => continue,
+                Ok(_) | Err(_) => 0,
+            };
+            if count == 0 {
+                self.answers = Answers::Stay;
+                return;
+            }
+            lines.push(&buffer[..count], |line| {
+                counted |= matches!(serde_json::from_slice(line), Ok(Answer::Counted));
+            });
+        }
+    }
+
+    fn write(&mut self, event: Event) {
         match &mut self.channel {
             Some(channel) => {
                 self.beat = Some(Instant::now());

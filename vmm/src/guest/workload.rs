@@ -74,6 +74,7 @@ pub(super) fn run(
         Workload::Network(work) => network.work(work, stop)?,
         Workload::Probe => probe(),
         Workload::CpuDump => cpu::dump(reporter)?,
+        Workload::Cpuid { count } => cpuid(*count),
         Workload::DiskWrite {
             device,
             length,
@@ -116,6 +117,15 @@ fn probe() -> String {
         "parameters": facts::kvm_parameters(),
     })
     .to_string()
+}
+
+/// Executes CPUID so many times. A hypervisor sees each: with VMX it can't be
+/// let through (SDM 3, 26.1.2), and with SVM KVM intercepts it.
+fn cpuid(count: u64) -> String {
+    for _ in 0..count {
+        std::hint::black_box(std::arch::x86_64::__cpuid(0));
+    }
+    format!("{count} times")
 }
 
 /// Adds what every process of a level finds in its environment.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::directory::{Directory, Leftover};
 use super::{Disk, Error, Metal, Spec};
 use crate::image::{iso, unpacked};
-use crate::nest::machine::Machine;
+use crate::nest::machine::{Machine, Sight};
 use crate::nest::process;
 
 /// Bochs, by the name its Debian package gives it.
@@ -109,6 +109,7 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
         console: None,
         channel: None,
         events: None,
+        sight: Sight::default(),
         messages: Some(messages.into()),
         power_button: false,
         keep,

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use super::{Error, Metal, Spec};
-use crate::nest::machine::Machine;
+use crate::nest::machine::{Machine, Sight};
 use crate::nest::process;
 
 /// QEMU for x86-64 machines.
@@ -60,6 +60,7 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
         console: Some(console.into()),
         channel: Some(channel.into()),
         events: None,
+        sight: Sight::default(),
         messages,
         power_button: false,
         keep: Vec::new(),

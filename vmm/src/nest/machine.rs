@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use super::process;
+use crate::api::directory;
 use crate::order::{self, Order};
 
 /// A monitor or emulator that runs one machine.
@@ -30,11 +32,22 @@ pub struct Machine {
     pub events: Option<OwnedFd>,
     /// The process's messages.
     pub messages: Option<OwnedFd>,
+    /// How its counts are read.
+    pub sight: Sight,
     /// Whether SIGTERM presses the guest's power button; otherwise the process
     /// can only be killed.
     pub power_button: bool,
     /// What must live as long as the machine: temporary directories and the like.
     pub keep: Vec<Box<dyn Any + Send>>,
+}
+
+/// How a machine's counts are read.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// Where its monitor listens; an emulator doesn't.
+    pub control: Option<PathBuf>,
+    /// Report them so often, besides at marks and at the end.
+    pub sample: Option<Duration>,
 }
 
 impl fmt::Debug for Machine {
@@ -100,6 +113,10 @@ pub struct MonitorSpec<'a> {
     pub initrd: Option<&'a Path>,
     /// The kernel's modules, each a value of `--module`.
     pub modules: &'a [String],
+    /// The level that it boots.
+    pub level: u8,
+    /// Report the machine's counts every so many seconds.
+    pub sample_s: Option<u32>,
     /// The machine.
     pub machine: &'a order::Machine,
     /// The guest's console is this process's standard input and output.
@@ -124,6 +141,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     let mut command = Command::new(spec.program);
     command
         .arg("run")
+        .args(["--name", &format!("L{}", spec.level)])
         .arg("--kernel")
         .arg(spec.kernel)
         .args(["--cmdline", &machine.cmdline])
@@ -175,8 +193,14 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     let mut child = command.spawn()?;
     let console = child.stdout.take().map(OwnedFd::from);
     let messages = child.stderr.take().map(OwnedFd::from);
+    let seconds = spec.sample_s.filter(|seconds| *seconds > 0);
+    let sight = Sight {
+        control: directory::socket_of(child.id()).ok(),
+        sample: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+    };
     Ok(Machine {
         child,
+        sight,
         group: !spec.raw_console,
         console,
         channel: channel.map(|(channel, _)| channel.into()),

@@ -4,8 +4,10 @@
 //! host's KVM through `nestling run`, or an emulator. Each level does the same for
 //! the next, so a nest's result climbs through the levels to here.
 
+pub mod account;
 pub mod fetcher;
 pub mod machine;
+mod meter;
 pub mod network;
 pub mod plan;
 pub mod process;

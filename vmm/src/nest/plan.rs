@@ -110,6 +110,9 @@ pub struct Request {
     pub timeout_s: u32,
     /// How long a level may be silent, in seconds; init speaks every five.
     pub silence_s: u32,
+    /// How often each level's counts are reported, in seconds; 0 for only when its
+    /// steps begin and end.
+    pub sample_s: u32,
 }
 
 /// Plans the nest: the first level's machine and its order, down to the deepest.
@@ -196,6 +199,7 @@ pub fn appliance() -> Result<Order, Error> {
         host: network::Host::EMULATED,
         timeout_s: 600,
         silence_s: 120,
+        sample_s: 0,
     };
     plan(&request).map(|nest| *nest.order)
 }
@@ -273,6 +277,7 @@ fn level_nest(
             silence_s: request.silence_s,
             total_s,
         },
+        sample_s: (level > 0 && request.sample_s > 0).then_some(request.sample_s),
         raw_console: request.workload == Workload::Shell,
         fetch: networks.fetch(level).filter(|_| hello),
         order: Box::new(Order {
@@ -318,6 +323,9 @@ pub fn workload(words: &[String]) -> Option<Workload> {
                 env: Default::default(),
             },
         },
+        [cpuid, count] if cpuid == "cpuid" => Workload::Cpuid {
+            count: count.parse().ok()?,
+        },
         _ => Workload::Program {
             argv: words.to_vec(),
             env: Default::default(),
@@ -359,6 +367,7 @@ mod tests {
             host: network::Host::EMULATED,
             timeout_s: 600,
             silence_s: 60,
+            sample_s: 5,
         }
     }
 
@@ -454,6 +463,9 @@ mod tests {
             env: Default::default(),
         };
         assert_eq!(workload(&argv), Some(program));
+        let cpuid = |count: &str| workload(&["cpuid".into(), count.into()]);
+        assert_eq!(cpuid("1000"), Some(Workload::Cpuid { count: 1000 }));
+        assert_eq!(cpuid("many"), None);
         assert_eq!(workload(&[]), None);
         assert_eq!(workload(&[String::new(), "x".into()]), None);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::account::{Phase, Phases};
 use crate::channel::{Booted, Event, Fault, How, What, WorkloadResult};
 
 /// The version of the JSON form.
@@ -12,7 +13,7 @@ pub const VERSION: u32 = 1;
 const MAX_WORKLOADS: usize = 64;
 
 /// A nest's result; its JSON form is what `nest --format json` prints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// [`VERSION`].
     pub version: u32,
@@ -24,6 +25,10 @@ pub struct Report {
     pub ok: bool,
     /// The levels, the lowest first.
     pub levels: Vec<Level>,
+    /// The levels' steps that have ended, with what their exits cost.
+    pub phases: Vec<Phase>,
+    #[serde(skip)]
+    counting: Phases,
 }
 
 /// One level's result.
@@ -95,6 +100,8 @@ impl Report {
             emulated,
             ok: false,
             levels,
+            phases: Vec::new(),
+            counting: Phases::default(),
         }
     }
 
@@ -147,7 +154,13 @@ impl Report {
             What::Workload(result) if level.workloads.len() < MAX_WORKLOADS => {
                 level.workloads.push(result.clone());
             }
-            What::Exits { counts } => level.exits = Some(counts.clone()),
+            What::Exits { counts, at } => {
+                level.exits = Some(counts.clone());
+                match at {
+                    Some(mark) => self.counting.counted(event.level, mark, counts),
+                    None => self.counting.counted_in_all(event.level, counts),
+                }
+            }
             What::Fault(fault) => {
                 level.state.fault.get_or_insert_with(|| fault.clone());
             }
@@ -157,12 +170,19 @@ impl Report {
         }
     }
 
+    /// The phases that have ended until now.
+    #[must_use]
+    pub fn phases_so_far(&self) -> &[Phase] {
+        self.counting.done()
+    }
+
     /// Draws the conclusions once the lowest machine has ended.
     pub fn conclude(&mut self) {
         for level in &mut self.levels {
             (level.result, level.detail) = level.outcome();
         }
         self.ok = self.levels.iter().all(|level| level.result == "ok");
+        self.phases = self.counting.done().to_vec();
     }
 }
 
@@ -239,6 +259,7 @@ pub(crate) mod tests {
             }),
             What::Exits {
                 counts: BTreeMap::from([("exits".into(), 12_345)]),
+                at: None,
             },
             What::Done,
             What::Ended { how: How::PowerOff },

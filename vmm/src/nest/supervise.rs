@@ -2,16 +2,19 @@
 //! its process, a stop and the clock, and leaves the judging to [`Watch`].
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::machine::Machine;
+use super::meter::Meter;
 use super::process;
 use super::relay::Relay;
 use super::watch::{Verdict, Watch};
-use crate::channel::{Event, Lines, MAX_LINE, MAX_TEXT, MonitorEvent, Overlong, What, printable};
+use crate::channel::{
+    Answer, Event, Lines, MAX_LINE, MAX_TEXT, Mark, MonitorEvent, Overlong, What, printable,
+};
 use crate::console::keyboard::Request;
 use crate::console::streams;
 use crate::signals::Signals;
@@ -23,7 +26,8 @@ const LAST_WORDS: usize = 4 << 20;
 
 /// Who is told what happens to a machine.
 pub trait Observer {
-    /// Takes an event as it happens.
+    /// Takes an event as it happens. At a mark it returns when all levels below
+    /// have counted.
     fn event(&mut self, event: Event);
 
     /// Called now and then; answers how soon it wants to be called again, if at
@@ -109,6 +113,11 @@ impl Stream {
 struct Supervision<'a> {
     level: u8,
     watch: Watch,
+    meter: Option<Meter>,
+    sample: Option<Duration>,
+    sampled: Duration,
+    /// Marks that were counted, and not yet answered.
+    counted: usize,
     start: Instant,
     last_message: String,
     malformed: u64,
@@ -122,6 +131,9 @@ struct Supervision<'a> {
 ///
 /// A signal in `stop` presses the guest's power button, and kills the machine if
 /// that doesn't end it; the signal itself is left pending.
+///
+/// At each mark that comes up the channel the machine's counts are reported, and
+/// once those below have counted too, it is told so.
 ///
 /// With a `relay` the console belongs to a person: its bytes go there, its lines
 /// are evidence but no events, and Ctrl-A X ends the machine.
@@ -145,9 +157,14 @@ pub fn supervise(
     ] {
         streams.extend(Stream::open(source, fd)?);
     }
+    let sight = std::mem::take(&mut machine.sight);
     let mut supervision = Supervision {
         level: watch.level(),
         watch,
+        meter: sight.control.map(Meter::new),
+        sample: sight.sample,
+        sampled: Duration::ZERO,
+        counted: 0,
         start: Instant::now(),
         last_message: String::new(),
         malformed: 0,
@@ -188,6 +205,7 @@ impl Supervision<'_> {
             let until = kill_at.map_or(self.watch.deadline(), |at| at.min(self.watch.deadline()));
             let stop = stop.filter(|_| kill_at.is_none());
             let rest = until.saturating_sub(now);
+            let rest = self.sample(now).map_or(rest, |next| next.min(rest));
             let rest = self.observer.tick().map_or(rest, |tick| tick.min(rest));
             let typed = self.relay.as_ref().and_then(Relay::input);
             let ready = wait_for(streams, ended, stop, typed, rest)?;
@@ -208,6 +226,27 @@ impl Supervision<'_> {
             if ready.contains(&Source::Exit) {
                 return Ok(());
             }
+        }
+    }
+
+    /// Reports the machine's counts if it is time; answers how long it is to the
+    /// next time.
+    fn sample(&mut self, now: Duration) -> Option<Duration> {
+        let interval = self.sample?;
+        let next = self.sampled + interval;
+        if now < next {
+            return Some(next - now);
+        }
+        self.sampled = now;
+        self.count(None);
+        Some(interval)
+    }
+
+    /// Reports the machine's counts, if its monitor tells them.
+    fn count(&mut self, at: Option<Mark>) {
+        if let Some(counts) = self.meter.as_mut().and_then(Meter::read) {
+            let event = self.watch.counted(counts, at);
+            self.observer.event(event);
         }
     }
 
@@ -232,6 +271,10 @@ impl Supervision<'_> {
         let more = stream.read(limit, relay.as_mut(), |line| self.line(source, line));
         if relay.is_some() {
             self.relay = relay;
+        }
+        for _ in 0..std::mem::take(&mut self.counted) {
+            // One that doesn't take the answer goes on without after a while.
+            let _ = stream.file.write_all(&Answer::Counted.line());
         }
         more
     }
@@ -264,9 +307,14 @@ impl Supervision<'_> {
             }
             Source::Exit | Source::Stop | Source::Typed => None,
         };
-        if let Some(event) = event {
-            self.observer.event(event);
+        let Some(event) = event else { return };
+        let mark = event.mark();
+        let marked = mark.is_some();
+        if marked {
+            self.count(mark);
         }
+        self.observer.event(event);
+        self.counted += usize::from(marked);
     }
 
     fn finish(self, status: ExitStatus) -> Verdict {

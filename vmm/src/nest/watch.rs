@@ -3,15 +3,15 @@
 //!
 //! Pure: signs and the time go in, events and a verdict come out.
 
-use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::channel::{
-    Event, Fault, FaultKind, How, MAX_COUNTS, MAX_TEXT, MonitorEvent, What, WorkloadResult,
+    Event, Fault, FaultKind, How, MAX_COUNTS, MAX_TEXT, Mark, MonitorEvent, What, WorkloadResult,
     printable,
 };
 use crate::order::Limits;
+use crate::stats::{self, Counts};
 
 /// The most events per second taken from below.
 const RATE: u32 = 1000;
@@ -191,23 +191,29 @@ impl Watch {
             }
             MonitorEvent::Exits { vm, vcpus } => {
                 let mut counts = vm;
-                for (name, count) in vcpus.into_iter().flatten() {
-                    let sum = counts.entry(name).or_insert(0);
-                    *sum = sum.saturating_add(count);
+                for vcpu in &vcpus {
+                    stats::add(&mut counts, vcpu);
                 }
-                let counts: BTreeMap<_, _> = counts
-                    .into_iter()
-                    .filter(|(_, n)| *n > 0)
-                    .map(|(name, n)| (printable(&name, MAX_NAME), n))
-                    .take(MAX_COUNTS)
-                    .collect();
-                return Some(Event {
-                    level: self.level,
-                    what: What::Exits { counts },
-                });
+                return Some(self.counted(counts, None));
             }
         }
         None
+    }
+
+    /// The machine's counts as they were `at` a mark, or now. Answers what reports
+    /// them upward.
+    #[must_use]
+    pub fn counted(&self, counts: Counts, at: Option<Mark>) -> Event {
+        let counts = counts
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(name, n)| (printable(&name, MAX_NAME), n))
+            .take(MAX_COUNTS)
+            .collect();
+        Event {
+            level: self.level,
+            what: What::Exits { counts, at },
+        }
     }
 
     /// The machine is being stopped from this side.

@@ -108,6 +108,14 @@ impl Statistics {
     }
 }
 
+/// The sum of the counts whose names begin with `prefix`, if there are any.
+#[must_use]
+pub fn sum_of(counts: &Counts, prefix: &str) -> Option<u64> {
+    let named = counts.range(prefix.to_owned()..);
+    let named = named.take_while(|(name, _)| name.starts_with(prefix));
+    named.map(|(_, count)| *count).reduce(u64::saturating_add)
+}
+
 /// Adds `other` to `sum`, count by count.
 pub fn add(sum: &mut Counts, other: &Counts) {
     for (name, count) in other {

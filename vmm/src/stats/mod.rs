@@ -4,4 +4,12 @@ mod descriptor;
 pub mod live;
 pub mod report;
 
-pub use descriptor::{Counts, Reading, Statistics, add};
+pub use descriptor::{Counts, Reading, Statistics, add, sum_of};
+
+/// How the counts of exits by reason begin, which KVM's tracepoints give: all, those
+/// taken while a guest of the guest ran, and those reflected to the guest.
+pub const EXIT: &str = "exit:";
+/// See [`EXIT`].
+pub const NESTED_EXIT: &str = "nested_exit:";
+/// See [`EXIT`].
+pub const REFLECTED: &str = "reflected:";

@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::channel::{FaultKind, How};
+use crate::channel::{Edge, FaultKind, How};
+use crate::nest::machine::Sight;
 use crate::order::Limits;
 
 const LIMITS: Limits = Limits {
@@ -40,6 +41,7 @@ fn machine(script: &str) -> Machine {
         group: true,
         channel: Some(channel.into()),
         events: Some(events.into()),
+        sight: Sight::default(),
         power_button: true,
         keep: Vec::new(),
     }
@@ -103,6 +105,7 @@ fn a_good_life_is_reported_in_full() {
             1,
             What::Exits {
                 counts: [("exits".into(), 5)].into(),
+                at: None,
             },
         ),
         at(
@@ -206,13 +209,13 @@ fn a_stop_presses_the_power_button() {
 fn a_person_at_the_console_talks_to_the_guest_and_can_leave() {
     let (person, input) = UnixStream::pair().unwrap();
     let (mut shown, output) = io::pipe().unwrap();
-    io::Write::write_all(&mut &person, b"hello\n\x01x").unwrap();
+    Write::write_all(&mut &person, b"hello\n\x01x").unwrap();
     let relay = Relay::new(input.into(), output.into());
     let (console, console_end) = UnixStream::pair().unwrap();
     let mut machine = machine(r#"echo "prompt" >&$channel; sleep 1000"#);
     machine.console = Some(console.into());
     let mut seen = Vec::new();
-    io::Write::write_all(&mut &console_end, b"prompt\n").unwrap();
+    Write::write_all(&mut &console_end, b"prompt\n").unwrap();
     let mut observer = |event: Event| seen.push(event);
     let watch = Watch::new(1, LIMITS);
     let verdict = supervise(machine, watch, None, Some(relay), &mut observer).unwrap();
@@ -228,4 +231,35 @@ fn a_person_at_the_console_talks_to_the_guest_and_can_leave() {
             .iter()
             .any(|event| matches!(event.what, What::Console { .. }))
     );
+}
+
+#[test]
+fn a_mark_is_answered_once_it_was_handed_on() {
+    let (verdict, seen) = watch_over(
+        r#"
+        echo '{"level":1,"event":"hello","v":1}' >&$channel
+        echo '{"level":2,"event":"mark","phase":"work","edge":"begin"}' >&$channel
+        read answer <&$channel
+        echo "$answer"
+        echo '{"level":1,"event":"done"}' >&$channel
+        echo '{"event":"ended","how":"power-off"}' >&$events
+        "#,
+        LIMITS,
+    );
+    assert_eq!(verdict.fault, None);
+    let mark = Event {
+        level: 2,
+        what: What::Mark {
+            phase: "work".into(),
+            edge: Edge::Begin,
+        },
+    };
+    let line = r#"{"answer":"counted"}"#.to_owned();
+    let answer = Event {
+        level: 1,
+        what: What::Console { line },
+    };
+    let place = |event| seen.iter().position(|other| other == event);
+    assert!(place(&mark) < place(&answer), "{seen:#?}");
+    assert!(place(&mark).is_some());
 }

@@ -281,7 +281,8 @@ fn a_guest_cannot_report_what_its_monitor_must() {
         },
         What::Ended { how: How::PowerOff },
         What::Exits {
-            counts: BTreeMap::new(),
+            counts: Counts::new(),
+            at: None,
         },
         What::Console {
             line: "forged".into(),
@@ -313,7 +314,7 @@ fn counts_are_summed_over_vcpus_and_zeroes_left_out() {
         vcpus: vec![map(&[("exits", 1)]), map(&[("exits", u64::MAX)])],
     });
     let counts = map(&[("pages_4k", 3), ("exits", u64::MAX)]);
-    assert_eq!(event, Some(own(What::Exits { counts })));
+    assert_eq!(event, Some(own(What::Exits { counts, at: None })));
 }
 
 #[test]
@@ -332,7 +333,7 @@ fn a_monitors_words_are_bounded_and_printable() {
     let vm = (0..1000).map(|n| (format!("\x07{n}"), 1)).collect();
     let vcpus = Vec::new();
     let event = Watch::new(2, LIMITS).monitor(MonitorEvent::Exits { vm, vcpus });
-    let Some(What::Exits { counts }) = event.map(|event| event.what) else {
+    let Some(What::Exits { counts, .. }) = event.map(|event| event.what) else {
         panic!("counts are passed on");
     };
     assert_eq!(counts.len(), MAX_COUNTS);

@@ -29,5 +29,6 @@ pub mod session;
 pub mod signals;
 pub mod size;
 pub mod stats;
+pub mod table;
 pub mod vcpu;
 pub mod vm;

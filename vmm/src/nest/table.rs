@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use super::account::Phase;
 use super::report::{Level, Report};
 use crate::channel::WorkloadResult;
+use crate::table::aligned;
 
 /// The report as an aligned table, with what is known of failures below it.
 #[must_use]
@@ -21,24 +23,8 @@ pub fn table(report: &Report) -> String {
             .iter()
             .map(|level| row(level, report.emulated)),
     );
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
+    let words = rows[0].len();
+    let mut out = aligned(&rows, words);
     for level in &report.levels {
         let found = level.workloads.iter().filter(|work| work.ok && tells(work));
         for work in found {
@@ -58,7 +44,57 @@ pub fn table(report: &Report) -> String {
             level.detail.trim_end()
         );
     }
+    out.push_str(&costs(&report.phases));
     out
+}
+
+/// What the exits of levels above L1 cost, a row for each step during which they
+/// were counted.
+fn costs(phases: &[Phase]) -> String {
+    let counted = || {
+        let of = |phase| move |cost| (phase, cost);
+        phases
+            .iter()
+            .flat_map(move |phase: &Phase| phase.costs.iter().map(of(phase)))
+    };
+    let lowest = counted().filter_map(|(_, cost)| cost.below.last().map(|share| share.level));
+    let highest = counted().filter_map(|(_, cost)| cost.below.first().map(|share| share.level));
+    let (Some(lowest), Some(highest)) = (lowest.min(), highest.max()) else {
+        return String::new();
+    };
+    let mut header: Vec<String> = [
+        "exits of",
+        "during",
+        "of",
+        "exits",
+        "to user space",
+        "entries",
+    ]
+    .map(str::to_owned)
+    .into();
+    for level in (lowest..=highest).rev() {
+        header.extend([format!("L{level} took"), "per exit".to_owned()]);
+    }
+    let mut rows = vec![header];
+    for (phase, cost) in counted() {
+        let mut row = vec![
+            format!("L{}", cost.level),
+            phase.name.clone(),
+            format!("L{}", phase.level),
+            cost.exits.to_string(),
+            cost.user_exits.to_string(),
+            cost.entries.to_string(),
+        ];
+        for level in (lowest..=highest).rev() {
+            let share = cost.below.iter().find(|share| share.level == level);
+            row.extend(match share {
+                Some(share) => [share.exits.to_string(), format!("{:.2}", share.per_exit)],
+                None => ["-", "-"].map(str::to_owned),
+            });
+        }
+        rows.push(row);
+    }
+    format!("\n{}", aligned(&rows, 3))
 }
 
 /// Whether a workload's finding is worth a line: it says how the network is.
@@ -99,6 +135,7 @@ fn row(level: &Level, emulated: bool) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::channel::{Event, Fault, FaultKind, What};
+    use crate::nest::account::{Cost, Share};
     use crate::nest::report::tests::good;
 
     fn report(emulated: bool) -> Report {
@@ -124,6 +161,47 @@ mod tests {
              L1     AuthenticAMD  svm       6.12.0  12345  L2, hello  ok\n\
              L2     -             -         -       -      -          panic\n\
              L2 panic: sysrq triggered crash\n"
+        );
+    }
+
+    #[test]
+    fn what_exits_cost_is_lined_up() {
+        let share = |level, exits, per_exit| Share {
+            level,
+            exits,
+            per_exit,
+        };
+        let cost = |level, exits, below| Cost {
+            level,
+            exits,
+            user_exits: 2,
+            entries: exits,
+            difference_percent: 0.0,
+            below,
+            split: None,
+        };
+        let mut report = report(true);
+        report.phases = vec![Phase {
+            level: 3,
+            name: "cpuid 10".into(),
+            costs: vec![
+                cost(2, 100, vec![share(0, 1650, 16.5)]),
+                cost(3, 10, vec![share(1, 100, 10.0), share(0, 1650, 165.0)]),
+            ],
+            ..Phase::default()
+        }];
+        let text = table(&report);
+        let rows: Vec<_> = text.lines().skip(5).collect();
+        assert_eq!(
+            rows,
+            [
+                "exits of  during    of  exits  to user space  entries  \
+                 L1 took  per exit  L0 took  per exit",
+                "L2        cpuid 10  L3    100              2      100        \
+                 -         -     1650     16.50",
+                "L3        cpuid 10  L3     10              2       10      \
+                 100     10.00     1650    165.00",
+            ]
         );
     }
 

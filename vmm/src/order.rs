@@ -253,6 +253,9 @@ pub struct Nest {
     /// Report the machine's counts every so many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_s: Option<u32>,
+    /// Count the machine's exits by reason, as KVM's tracepoints tell them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace: bool,
     /// The guest's console is this level's console, byte for byte, in both
     /// directions; otherwise its lines are reported.
     #[serde(default)]
@@ -475,6 +478,7 @@ mod tests {
                 total_s: 300,
             },
             sample_s: Some(5),
+            trace: true,
             raw_console: false,
             fetch: None,
             order: Box::new(order),

@@ -133,7 +133,7 @@ pub(super) struct Nest {
     count_instructions: bool,
 
     /// Boot the levels that this file describes, as --print-plan writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "hyperv", "l2_net", "sample"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "workload", "cpus", "memory", "nested", "cpu_template", "hyperv", "l2_net", "sample", "trace"])]
     plan: Option<PathBuf>,
 
     /// Print what would be booted, as JSON, and end
@@ -143,6 +143,11 @@ pub(super) struct Nest {
     /// Report every level's counts so often, besides when its steps begin and end; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     sample: u32,
+
+    /// Count exits by reason too, and split those of L2 and above into handled below and
+    /// reflected, by KVM's tracepoints
+    #[arg(long)]
+    trace: bool,
 
     /// Write every event of every level into this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
@@ -270,6 +275,7 @@ impl Nest {
             timeout_s: self.timeout.unwrap_or(60 * scale * u32::from(self.depth)),
             silence_s: 10 * scale,
             sample_s: self.sample,
+            trace: self.trace,
         };
         plan::plan(&request).map_err(Failure::usage)
     }
@@ -406,6 +412,7 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
         modules: &[],
         level: plan.order.level,
         sample_s: plan.sample_s,
+        trace: plan.trace,
         machine: &plan.machine,
         raw_console: plan.raw_console,
         debug_exit: false,

@@ -204,6 +204,7 @@ fn boot(
         modules: &[],
         level: nest.order.level,
         sample_s: nest.sample_s,
+        trace: nest.trace,
         machine: &nest.machine,
         raw_console: nest.raw_console,
         debug_exit: false,
@@ -211,6 +212,9 @@ fn boot(
         // A level's files are its memory.
         kernel_cache: false,
     })?;
+    if nest.trace {
+        setup::mount_tracing();
+    }
     let fetcher = nest.fetch.map(Fetcher::start);
     let watch = Watch::new(nest.order.level, nest.limits);
     let supervised = supervise(machine, watch, Some(stop), None, &mut |event| {
@@ -233,6 +237,7 @@ fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> 
         modules: &run.modules,
         level,
         sample_s: None,
+        trace: false,
         machine: &run.machine,
         raw_console: false,
         debug_exit: run.status.is_some(),

@@ -53,6 +53,13 @@ pub(super) fn mounts() {
     }
 }
 
+/// Mounts the kernel's tracing, where it isn't yet. What can't be traced then
+/// says so itself.
+pub(super) fn mount_tracing() {
+    let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
+    let _ = sys::mount("tracefs", "/sys/kernel/tracing", safe, "");
+}
+
 /// Reads the order's file, if it isn't too long to be one.
 pub(super) fn read_order() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

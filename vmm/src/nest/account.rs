@@ -4,12 +4,13 @@
 //! Pure: counts go in, phases with their costs come out. docs/sight.md explains
 //! what the figures mean and why they must agree.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{Edge, Mark};
-use crate::stats::{Counts, NESTED_EXIT, REFLECTED, sum_of};
+use crate::stats::{Counts, EXIT, NESTED_EXIT, REFLECTED, sum_of};
 
 /// The most phases kept of a nest.
 const MAX_PHASES: usize = 64;
@@ -88,6 +89,45 @@ impl Split {
             reflected,
         })
     }
+}
+
+/// The exits of a machine for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason<'a> {
+    /// The reason, by the name in the processor's manual.
+    pub name: &'a str,
+    /// Whose they were.
+    pub split: Split,
+}
+
+/// The traced exits that `counts` has by reason, the most frequent first.
+#[must_use]
+pub fn reasons(counts: &Counts) -> Vec<Reason<'_>> {
+    let names: BTreeSet<&str> = [EXIT, REFLECTED]
+        .into_iter()
+        .flat_map(|prefix| {
+            counts
+                .keys()
+                .filter_map(move |name| name.strip_prefix(prefix))
+        })
+        .collect();
+    let mut reasons: Vec<Reason<'_>> = names
+        .into_iter()
+        .map(|name| {
+            let of = |prefix| counts.get(&format!("{prefix}{name}")).copied();
+            let (exits, nested) = (of(EXIT).unwrap_or(0), of(NESTED_EXIT).unwrap_or(0));
+            let reflected = of(REFLECTED).unwrap_or(0);
+            let split = Split {
+                own: exits.saturating_sub(nested),
+                handled: nested.saturating_sub(reflected),
+                reflected,
+            };
+            Reason { name, split }
+        })
+        .collect();
+    reasons
+        .sort_by_key(|Reason { split, .. }| Reverse(split.own + split.handled + split.reflected));
+    reasons
 }
 
 /// What the exits of each level from L2 up cost, by the counts of every level's
@@ -310,6 +350,39 @@ mod tests {
         };
         assert_eq!(Split::of(&traced), Some(split));
         assert_eq!(Split::of(&counts(&[("exits", 100)])), None);
+    }
+
+    #[test]
+    fn reasons_are_split_each_the_most_frequent_first() {
+        let traced = counts(&[
+            ("exit:VMRUN", 33),
+            ("exit:CPUID", 35),
+            ("nested_exit:CPUID", 30),
+            ("reflected:CPUID", 30),
+            ("exit:NPF", 9),
+            ("nested_exit:NPF", 9),
+            ("reflected:INTR", 3),
+        ]);
+        let found: Vec<_> = reasons(&traced)
+            .iter()
+            .map(|reason| {
+                (
+                    reason.name,
+                    reason.split.own,
+                    reason.split.handled,
+                    reason.split.reflected,
+                )
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("CPUID", 5, 0, 30),
+                ("VMRUN", 33, 0, 0),
+                ("NPF", 0, 9, 0),
+                ("INTR", 0, 0, 3),
+            ]
+        );
     }
 
     #[test]

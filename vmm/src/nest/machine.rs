@@ -48,6 +48,8 @@ pub struct Sight {
     pub control: Option<PathBuf>,
     /// Report them so often, besides at marks and at the end.
     pub sample: Option<Duration>,
+    /// Count its exits by reason, as KVM's tracepoints tell them.
+    pub trace: bool,
 }
 
 impl fmt::Debug for Machine {
@@ -117,6 +119,8 @@ pub struct MonitorSpec<'a> {
     pub level: u8,
     /// Report the machine's counts every so many seconds.
     pub sample_s: Option<u32>,
+    /// Count the machine's exits by reason.
+    pub trace: bool,
     /// The machine.
     pub machine: &'a order::Machine,
     /// The guest's console is this process's standard input and output.
@@ -197,6 +201,7 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     let sight = Sight {
         control: directory::socket_of(child.id()).ok(),
         sample: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        trace: spec.trace,
     };
     Ok(Machine {
         child,

@@ -113,6 +113,8 @@ pub struct Request {
     /// How often each level's counts are reported, in seconds; 0 for only when its
     /// steps begin and end.
     pub sample_s: u32,
+    /// Whether exits are counted by reason.
+    pub trace: bool,
 }
 
 /// Plans the nest: the first level's machine and its order, down to the deepest.
@@ -200,6 +202,7 @@ pub fn appliance() -> Result<Order, Error> {
         timeout_s: 600,
         silence_s: 120,
         sample_s: 0,
+        trace: false,
     };
     plan(&request).map(|nest| *nest.order)
 }
@@ -277,6 +280,7 @@ fn level_nest(
             silence_s: request.silence_s,
             total_s,
         },
+        trace: level > 0 && request.trace,
         sample_s: (level > 0 && request.sample_s > 0).then_some(request.sample_s),
         raw_console: request.workload == Workload::Shell,
         fetch: networks.fetch(level).filter(|_| hello),
@@ -368,6 +372,7 @@ mod tests {
             timeout_s: 600,
             silence_s: 60,
             sample_s: 5,
+            trace: false,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::channel::{
 use crate::console::keyboard::Request;
 use crate::console::streams;
 use crate::signals::Signals;
+use crate::stats;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);
@@ -114,6 +115,7 @@ struct Supervision<'a> {
     level: u8,
     watch: Watch,
     meter: Option<Meter>,
+    trace: bool,
     sample: Option<Duration>,
     sampled: Duration,
     /// Marks that were counted, and not yet answered.
@@ -162,6 +164,7 @@ pub fn supervise(
         level: watch.level(),
         watch,
         meter: sight.control.map(Meter::new),
+        trace: sight.trace,
         sample: sight.sample,
         sampled: Duration::ZERO,
         counted: 0,
@@ -229,6 +232,29 @@ impl Supervision<'_> {
         }
     }
 
+    /// An event of the monitor itself, which knows nothing of reasons.
+    fn monitor(&mut self, mut event: MonitorEvent) -> Option<Event> {
+        match (&mut event, &self.meter) {
+            (MonitorEvent::Started, _) if self.trace => self.start_tracing(),
+            (MonitorEvent::Exits { vm, .. }, Some(meter)) => stats::add(vm, &meter.reasons()),
+            _ => {}
+        }
+        self.watch.monitor(event)
+    }
+
+    /// Begins to count exits by reason; if that can't be, says why and goes on.
+    fn start_tracing(&mut self) {
+        if let Some(Err(error)) = self.meter.as_mut().map(Meter::trace) {
+            let text = error.to_string();
+            tracing::warn!("L{}: {text}", self.level);
+            let what = What::Progress { text };
+            self.observer.event(Event {
+                level: self.level,
+                what,
+            });
+        }
+    }
+
     /// Reports the machine's counts if it is time; answers how long it is to the
     /// next time.
     fn sample(&mut self, now: Duration) -> Option<Duration> {
@@ -244,7 +270,7 @@ impl Supervision<'_> {
 
     /// Reports the machine's counts, if its monitor tells them.
     fn count(&mut self, at: Option<Mark>) {
-        if let Some(counts) = self.meter.as_mut().and_then(Meter::read) {
+        if let Some(counts) = self.meter.as_ref().and_then(Meter::read) {
             let event = self.watch.counted(counts, at);
             self.observer.event(event);
         }
@@ -291,7 +317,7 @@ impl Supervision<'_> {
                 }
             },
             Source::Events => match serde_json::from_slice::<MonitorEvent>(line) {
-                Ok(event) => self.watch.monitor(event),
+                Ok(event) => self.monitor(event),
                 Err(_) => {
                     self.malformed += 1;
                     None

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::account::Phase;
+use super::account::{Phase, Split, reasons};
 use super::report::{Level, Report};
 use crate::channel::WorkloadResult;
 use crate::table::aligned;
@@ -45,6 +45,54 @@ pub fn table(report: &Report) -> String {
         );
     }
     out.push_str(&costs(&report.phases));
+    for phase in &report.phases {
+        out.push_str(&traced(phase));
+    }
+    out
+}
+
+/// Reasons shown of one phase: the rest is in the JSON form.
+const MAX_REASONS: usize = 12;
+
+/// The reasons of the exits of every traced level's machine that has guests of
+/// its own, for the step of the level above it.
+fn traced(phase: &Phase) -> String {
+    let mut out = String::new();
+    for cost in phase.costs.iter().filter(|cost| cost.split.is_some()) {
+        let (host, machine) = (cost.level - 2, cost.level - 1);
+        let Some(counts) = phase.counts.get(&machine) else {
+            continue;
+        };
+        let title = format!("L{host}'s exits, {} of L{}", phase.name, phase.level);
+        let mut rows = vec![
+            [
+                title.as_str(),
+                &format!("of L{machine}"),
+                &format!("of L{}, handled", cost.level),
+                "reflected",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ];
+        let row = |name: &str, split: Split| {
+            let Split {
+                own,
+                handled,
+                reflected,
+            } = split;
+            let numbers = [own, handled, reflected].map(|count| count.to_string());
+            [&[name.to_owned()], &numbers[..]].concat()
+        };
+        let reasons = reasons(counts);
+        rows.extend(
+            reasons
+                .iter()
+                .take(MAX_REASONS)
+                .map(|reason| row(reason.name, reason.split)),
+        );
+        rows.extend(cost.split.map(|split| row("all", split)));
+        let _ = write!(out, "\n{}", aligned(&rows, 1));
+    }
     out
 }
 

@@ -3,6 +3,7 @@
 mod descriptor;
 pub mod live;
 pub mod report;
+pub mod trace;
 
 pub use descriptor::{Counts, Reading, Statistics, add, sum_of};
 

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod line;
 pub mod machine;
 pub mod message;
+pub mod nest;
 pub mod socket;
 
 use std::io;

@@ -9,6 +9,8 @@ mod man;
 mod nest;
 mod net;
 mod run;
+mod stat;
+mod top;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -41,8 +43,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 usage.";
 #[derive(Debug, Args)]
 struct Global {
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
-    format: Format,
+    #[arg(long, global = true, value_enum, default_value_t = Form::Text, value_name = "FORMAT")]
+    format: Form,
 
     /// What is logged to standard error, as in `debug` or `nestling_devices=trace`
     #[arg(
@@ -56,12 +58,37 @@ struct Global {
 }
 
 /// How results are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people.
     Text,
     /// For programs: one JSON object with a version.
     Json,
+}
+
+/// How results are printed, as a person asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people.
+    Text,
+    /// For programs: one JSON object with a version.
+    Json,
+    /// For Prometheus, of `nestling stat` alone.
+    Prometheus,
+}
+
+impl TryFrom<Form> for Format {
+    type Error = Failure;
+
+    fn try_from(form: Form) -> Result<Self, Failure> {
+        match form {
+            Form::Text => Ok(Self::Text),
+            Form::Json => Ok(Self::Json),
+            Form::Prometheus => Err(Failure::usage(
+                "--format prometheus: only `nestling stat` has this form; write text or json",
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +97,10 @@ enum Command {
     Run(Box<run::Run>),
     /// Boot a chain of levels, each by the one below it
     Nest(Box<nest::Nest>),
+    /// Say what machines and nests that run have counted
+    Stat(stat::Stat),
+    /// Watch machines and nests that run
+    Top(top::Top),
     /// Serve a virtual network without a machine, or ask one that runs
     #[command(subcommand)]
     Net(Box<net::Net>),
@@ -140,23 +171,28 @@ pub fn main() -> ExitCode {
     if let Err(failure) = start_log(&cli.global.log) {
         return report(&failure);
     }
-    let format = cli.global.format;
-    let result = match cli.command {
-        Command::Run(run) => run.execute(format),
-        Command::Nest(nest) => nest.execute(format),
-        Command::Net(net) => net.execute(format),
-        Command::Bench(bench) => bench.execute(format),
-        Command::Cpu(cpu) => cpu.execute(format),
-        Command::Doctor(doctor) => doctor.execute(format),
-        Command::Image(image) => image.execute(format),
-        Command::Completions(completions) => completions.execute(),
-        Command::Man(man) => man.execute(),
-    };
-    match result {
+    match execute(cli.command, cli.global.format) {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::from(1),
         Ok(Verdict::Guest(code)) => ExitCode::from(code),
         Err(failure) => report(&failure),
+    }
+}
+
+fn execute(command: Command, form: Form) -> Result<Verdict, Failure> {
+    let format = Format::try_from(form);
+    match command {
+        Command::Run(run) => run.execute(format?),
+        Command::Nest(nest) => nest.execute(format?),
+        Command::Stat(stat) => stat.execute(form),
+        Command::Top(top) => top.execute(),
+        Command::Net(net) => net.execute(format?),
+        Command::Bench(bench) => bench.execute(format?),
+        Command::Cpu(cpu) => cpu.execute(format?),
+        Command::Doctor(doctor) => doctor.execute(format?),
+        Command::Image(image) => image.execute(format?),
+        Command::Completions(completions) => completions.execute(),
+        Command::Man(man) => man.execute(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use nestling_arch::hyperv;
@@ -10,6 +11,9 @@ use nestling_arch::nested::Request as Nested;
 use nestling_arch::template::Template;
 
 use super::{Failure, Format, Verdict, print_result};
+use crate::api::message::NestInfo;
+use crate::api::nest::NestApi;
+use crate::api::{self, Answer, Server, directory};
 use crate::config::TemplateSource;
 use crate::console::terminal::{self, RawMode};
 use crate::image::{self, Addition, Image, kernel};
@@ -319,6 +323,12 @@ impl Nest {
             Format::Json => Box::new(out),
         };
         let mut screen = Screen::new(sink, style);
+        let api = Arc::new(NestApi::new(NestInfo {
+            metal: metal.to_string(),
+            emulated: plan.order.level == 0,
+            depth: nest::depth(plan),
+        }));
+        let _server = listen(&api);
         nest::run(
             &metal.to_string(),
             plan,
@@ -326,6 +336,7 @@ impl Nest {
             Some(signals),
             &mut screen,
             log,
+            &api,
         )
         .map_err(Failure::failed)
     }
@@ -399,6 +410,16 @@ impl Nest {
         };
         started.map_err(Failure::failed)
     }
+}
+
+/// Listens where `nestling stat` and others may ask about the nest. Without a
+/// folder for the socket it runs all the same.
+fn listen(nest: &Arc<NestApi>) -> Option<Server> {
+    directory::socket_of(std::process::id())
+        .map_err(api::Error::Directory)
+        .and_then(|path| Server::listen(&path, Arc::clone(nest) as Arc<dyn Answer>))
+        .inspect_err(|error| tracing::debug!("`nestling stat` can't ask: {error}"))
+        .ok()
 }
 
 fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machine, Failure> {

@@ -2,10 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
 /// What to restore if the process is stopped by a signal or a panic.
@@ -35,6 +36,41 @@ impl RawMode {
     }
 }
 
+/// Whether the alternate screen is shown.
+static FULL: AtomicBool = AtomicBool::new(false);
+/// The alternate screen, without a cursor (xterm's DECSET 1049 and 25); and back.
+const SHOW_SCREEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
+const HIDE_SCREEN: &[u8] = b"\x1b[?25h\x1b[?1049l";
+
+/// The whole of the terminal behind standard output, to draw on; dropping it
+/// shows again what was there before.
+#[derive(Debug)]
+pub struct FullScreen {
+    _raw: Option<RawMode>,
+}
+
+impl FullScreen {
+    /// Takes the terminal, whose keys then come as they are typed.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn enter() -> io::Result<Self> {
+        let raw = RawMode::enter(&io::stdin())?;
+        restore_on_panic();
+        FULL.store(true, Ordering::Relaxed);
+        let screen = Self { _raw: raw };
+        let mut out = io::stdout().lock();
+        out.write_all(SHOW_SCREEN).and_then(|()| out.flush())?;
+        Ok(screen)
+    }
+}
+
+impl Drop for FullScreen {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
 impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
@@ -54,8 +90,13 @@ fn restore_on_panic() {
     });
 }
 
-/// Restores the terminal if it is raw.
+/// Restores the terminal if it is raw, or drawn on.
 fn restore() {
+    if FULL.swap(false, Ordering::Relaxed) {
+        // Nothing is left to do where even this fails.
+        let _ = io::stdout().write_all(HIDE_SCREEN);
+        let _ = io::stdout().flush();
+    }
     let saved = SAVED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -100,6 +100,20 @@ pub struct Reason<'a> {
     pub split: Split,
 }
 
+impl Reason<'_> {
+    /// The reason and its three counts, as cells of a table.
+    #[must_use]
+    pub fn cells(&self) -> Vec<String> {
+        let Split {
+            own,
+            handled,
+            reflected,
+        } = self.split;
+        let counts = [own, handled, reflected].map(|count| count.to_string());
+        [&[self.name.to_owned()], &counts[..]].concat()
+    }
+}
+
 /// The traced exits that `counts` has by reason, the most frequent first.
 #[must_use]
 pub fn reasons(counts: &Counts) -> Vec<Reason<'_>> {

@@ -145,7 +145,10 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     let mut command = Command::new(spec.program);
     command
         .arg("run")
-        .args(["--name", &format!("L{}", spec.level)])
+        .args([
+            "--name",
+            &format!("nest-{}.L{}", std::process::id(), spec.level),
+        ])
         .arg("--kernel")
         .arg(spec.kernel)
         .args(["--cmdline", &machine.cmdline])

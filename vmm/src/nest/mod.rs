@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::api::nest::NestApi;
 use crate::channel::{Event, What};
 use crate::guest::facts;
 use crate::order::{Nest, Step};
@@ -39,7 +40,7 @@ use watch::Watch;
 /// order of `nest`, and reports on every level. A signal in `stop` ends it. Where
 /// the nest has a raw console and the machine hands it over, it is relayed to the
 /// standard streams, which must be in raw mode. Every event, as it was checked,
-/// also goes to `log` as a line of JSON.
+/// also goes to `log` as a line of JSON, and what the levels count to `api`.
 ///
 /// # Errors
 /// What the system says when the machine can't be waited for; it has been killed.
@@ -50,6 +51,7 @@ pub fn run<W: Write>(
     stop: Option<&Signals>,
     screen: &mut Screen<W>,
     log: Option<File>,
+    api: &NestApi,
 ) -> io::Result<Report> {
     let first = nest.order.level;
     let mut report = Report::new(metal, first == 0, first, depth(nest));
@@ -64,6 +66,7 @@ pub fn run<W: Write>(
         report: &mut report,
         screen,
         log,
+        api,
     };
     observer.event(Event {
         level: first,
@@ -89,7 +92,8 @@ pub fn run<W: Write>(
 }
 
 /// The deepest level that `nest` boots.
-fn depth(nest: &Nest) -> u8 {
+#[must_use]
+pub fn depth(nest: &Nest) -> u8 {
     let deeper = nest.order.steps.iter().filter_map(|step| match step {
         Step::Nest(next) => Some(depth(next)),
         Step::Run(_) => Some(nest.order.level + 1),
@@ -98,8 +102,9 @@ fn depth(nest: &Nest) -> u8 {
     deeper.max().unwrap_or(nest.order.level)
 }
 
-/// Hands each event to the report, to the screen and to the log.
+/// Hands each event to the report, to those who ask, to the screen and to the log.
 struct Console<'a, W> {
+    api: &'a NestApi,
     report: &'a mut Report,
     screen: &'a mut Screen<W>,
     log: Option<File>,
@@ -108,6 +113,7 @@ struct Console<'a, W> {
 impl<W: Write> Observer for Console<'_, W> {
     fn event(&mut self, event: Event) {
         self.report.observe(&event);
+        self.api.observe(&event, self.report.phases_so_far());
         self.screen.show(&event);
         if let Some(log) = &mut self.log
             && let Err(error) = log.write_all(&event.line())

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::account::{Phase, Split, reasons};
+use super::account::{Phase, Reason, reasons};
 use super::report::{Level, Report};
 use crate::channel::WorkloadResult;
 use crate::table::aligned;
@@ -74,23 +74,10 @@ fn traced(phase: &Phase) -> String {
             .map(str::to_owned)
             .to_vec(),
         ];
-        let row = |name: &str, split: Split| {
-            let Split {
-                own,
-                handled,
-                reflected,
-            } = split;
-            let numbers = [own, handled, reflected].map(|count| count.to_string());
-            [&[name.to_owned()], &numbers[..]].concat()
-        };
         let reasons = reasons(counts);
-        rows.extend(
-            reasons
-                .iter()
-                .take(MAX_REASONS)
-                .map(|reason| row(reason.name, reason.split)),
-        );
-        rows.extend(cost.split.map(|split| row("all", split)));
+        rows.extend(reasons.iter().take(MAX_REASONS).map(Reason::cells));
+        let all = cost.split.map(|split| Reason { name: "all", split });
+        rows.extend(all.as_ref().map(Reason::cells));
         let _ = write!(out, "\n{}", aligned(&rows, 1));
     }
     out

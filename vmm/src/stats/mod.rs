@@ -2,8 +2,11 @@
 
 mod descriptor;
 pub mod live;
+pub mod look;
+pub mod prometheus;
 pub mod report;
 pub mod trace;
+pub mod watcher;
 
 pub use descriptor::{Counts, Reading, Statistics, add, sum_of};
 

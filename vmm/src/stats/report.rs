@@ -34,6 +34,7 @@ pub(super) fn with_user_exits(counts: &Counts, user: UserExits) -> Counts {
             ("user_port_writes", user.port_writes),
             ("user_mmio_reads", user.mmio_reads),
             ("user_mmio_writes", user.mmio_writes),
+            ("user_other", user.other),
         ]
         .map(|(name, count)| (name.to_owned(), count)),
     );

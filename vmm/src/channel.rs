@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::cpu::CpuView;
 use crate::order::MAX_LEVEL;
+use crate::stats::live::Hypervisor;
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -88,6 +89,11 @@ pub enum What {
         /// In a few words.
         text: String,
     },
+    /// What the level, or the one below on its behalf, can't do and goes on without.
+    Warning {
+        /// In one line.
+        text: String,
+    },
     /// The level's machine is started, reported by the level below it.
     Starts {
         /// What the order calls it, where it gives it a name.
@@ -129,6 +135,9 @@ pub enum What {
         /// The mark at which they were taken.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<Mark>,
+        /// Whether a hypervisor runs in the level, as it was looked for now and then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hypervisor: Option<Hypervisor>,
     },
     /// The level failed.
     Fault(Fault),
@@ -391,9 +400,10 @@ impl What {
                     .collect();
             }
             Self::Progress { text }
+            | Self::Warning { text }
             | Self::Runs { workload: text }
             | Self::Mark { phase: text, .. } => {
-                *text = printable(text, 256);
+                *text = printable(text, 512);
             }
             Self::Starts { name, kernel } => {
                 *name = printable(name, 256);
@@ -405,7 +415,7 @@ impl What {
                 result.output = printable_lines(&result.output, MAX_TEXT);
             }
             Self::Fault(fault) => fault.detail = printable(&fault.detail, 1024),
-            Self::Exits { counts, at } => {
+            Self::Exits { counts, at, .. } => {
                 if let Some(mark) = at {
                     mark.phase = printable(&mark.phase, 256);
                 }
@@ -566,6 +576,7 @@ mod tests {
                 What::Exits {
                     counts: BTreeMap::from([("exits".into(), 7)]),
                     at: None,
+                    hypervisor: None,
                 },
                 r#"{"level":2,"event":"exits","counts":{"exits":7}}"#,
             ),

@@ -97,5 +97,6 @@ fn machine_stat(live: &Live, boot: u64, time_ns: u64) -> MachineStat {
         total,
         vm,
         vcpus,
+        ..MachineStat::default()
     }
 }

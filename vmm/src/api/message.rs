@@ -118,6 +118,9 @@ pub struct MachineStat {
     pub time_ns: u64,
     /// The counts of all vCPUs added up.
     pub total: Counts,
+    /// Whether a hypervisor runs in it, of a nest's level that has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<Hypervisor>,
     /// KVM's counts of the machine as a whole; none of a nest's level.
     pub vm: Counts,
     /// Each vCPU; none of a nest's level.

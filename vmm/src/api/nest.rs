@@ -51,11 +51,14 @@ impl NestApi {
                 };
                 state.machines.insert(level, begun);
             }
-            channel::What::Exits { counts, .. } => {
+            channel::What::Exits {
+                counts, hypervisor, ..
+            } => {
                 let machine = machine.or_default();
                 machine.level = event.level;
                 machine.time_ns = time_ns;
                 machine.total.clone_from(counts);
+                machine.hypervisor = hypervisor.or(machine.hypervisor);
             }
             _ => return,
         }
@@ -113,6 +116,7 @@ mod tests {
         let exits = |count| Told::Exits {
             counts: Counts::from([("exits".into(), count)]),
             at: None,
+            hypervisor: None,
         };
         let starts = || Told::Starts {
             name: String::new(),

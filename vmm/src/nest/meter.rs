@@ -2,13 +2,21 @@
 //! and why, by KVM's tracepoints.
 
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::api;
-use crate::api::message::{Reply, Request, What};
+use crate::api::message::{MachineInfo, Reply, Request, What};
+use crate::stats::live::Hypervisor;
 use crate::stats::trace::{self, Tracer};
 use crate::stats::{self, Counts};
+
+/// How often it is looked whether all vCPUs have their threads, and how long it
+/// is between two looks.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a machine's exits aren't traced.
 #[derive(Debug, Error)]
@@ -35,15 +43,36 @@ impl Meter {
         }
     }
 
-    /// Counts exits by reason from now on. The vCPUs must run.
+    /// Counts exits by reason from now on. The vCPUs must be about to run.
     pub(super) fn trace(&mut self) -> Result<(), Error> {
-        let Reply::Info(info) = api::ask(&self.socket, Request::Info)? else {
-            return Ok(());
-        };
-        if let What::Machine(machine) = info.what {
-            self.tracer = Some(Tracer::start(&machine.threads)?);
+        let mut threads = Vec::new();
+        for _ in 0..TRIES {
+            let Some(machine) = self.info()? else { break };
+            let all = machine.threads.len() >= usize::try_from(machine.cpus).unwrap_or(0);
+            threads = machine.threads;
+            if all {
+                break;
+            }
+            thread::sleep(PAUSE);
         }
+        self.tracer = Some(Tracer::start(&threads)?);
         Ok(())
+    }
+
+    /// Whether a hypervisor runs in the guest, which may cost it an exit to tell.
+    pub(super) fn hypervisor(&self) -> Option<Hypervisor> {
+        let machine = self.info().ok().flatten();
+        machine.map(|machine| machine.hypervisor)
+    }
+
+    fn info(&self) -> Result<Option<MachineInfo>, api::Error> {
+        Ok(match api::ask(&self.socket, Request::Info)? {
+            Reply::Info(info) => match info.what {
+                What::Machine(machine) => Some(machine),
+                What::Nest(_) => None,
+            },
+            _ => None,
+        })
     }
 
     /// The counts until now: the machine's own, and its vCPUs' added up. None while

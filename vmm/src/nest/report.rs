@@ -154,7 +154,7 @@ impl Report {
             What::Workload(result) if level.workloads.len() < MAX_WORKLOADS => {
                 level.workloads.push(result.clone());
             }
-            What::Exits { counts, at } => {
+            What::Exits { counts, at, .. } => {
                 level.exits = Some(counts.clone());
                 match at {
                     Some(mark) => self.counting.counted(event.level, mark, counts),
@@ -260,6 +260,7 @@ pub(crate) mod tests {
             What::Exits {
                 counts: BTreeMap::from([("exits".into(), 12_345)]),
                 at: None,
+                hypervisor: None,
             },
             What::Done,
             What::Ended { how: How::PowerOff },

@@ -72,6 +72,7 @@ impl<W: Write> Screen<W> {
         };
         match &event.what {
             What::Console { line } => self.line(event.level, line),
+            What::Warning { text } => self.line(event.level, &format!("[{text}]")),
             What::Progress { text } if self.style.verbose => {
                 self.line(event.level, &format!("[{text}]"));
             }

@@ -19,6 +19,7 @@ use crate::console::keyboard::Request;
 use crate::console::streams;
 use crate::signals::Signals;
 use crate::stats;
+use crate::stats::live::Hypervisor;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);
@@ -245,12 +246,11 @@ impl Supervision<'_> {
     /// Begins to count exits by reason; if that can't be, says why and goes on.
     fn start_tracing(&mut self) {
         if let Some(Err(error)) = self.meter.as_mut().map(Meter::trace) {
-            let text = error.to_string();
-            tracing::warn!("L{}: {text}", self.level);
-            let what = What::Progress { text };
             self.observer.event(Event {
                 level: self.level,
-                what,
+                what: What::Warning {
+                    text: error.to_string(),
+                },
             });
         }
     }
@@ -264,14 +264,15 @@ impl Supervision<'_> {
             return Some(next - now);
         }
         self.sampled = now;
-        self.count(None);
+        let hypervisor = self.meter.as_ref().and_then(Meter::hypervisor);
+        self.count(None, hypervisor);
         Some(interval)
     }
 
     /// Reports the machine's counts, if its monitor tells them.
-    fn count(&mut self, at: Option<Mark>) {
+    fn count(&mut self, at: Option<Mark>, hypervisor: Option<Hypervisor>) {
         if let Some(counts) = self.meter.as_ref().and_then(Meter::read) {
-            let event = self.watch.counted(counts, at);
+            let event = self.watch.counted(counts, at, hypervisor);
             self.observer.event(event);
         }
     }
@@ -337,7 +338,8 @@ impl Supervision<'_> {
         let mark = event.mark();
         let marked = mark.is_some();
         if marked {
-            self.count(mark);
+            // Nothing else is asked of the monitor then: a look costs the guest an exit.
+            self.count(mark, None);
         }
         self.observer.event(event);
         self.counted += usize::from(marked);

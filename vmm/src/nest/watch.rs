@@ -11,6 +11,7 @@ use crate::channel::{
     printable,
 };
 use crate::order::Limits;
+use crate::stats::live::Hypervisor;
 use crate::stats::{self, Counts};
 
 /// The most events per second taken from below.
@@ -194,7 +195,7 @@ impl Watch {
                 for vcpu in &vcpus {
                     stats::add(&mut counts, vcpu);
                 }
-                return Some(self.counted(counts, None));
+                return Some(self.counted(counts, None, None));
             }
         }
         None
@@ -203,7 +204,12 @@ impl Watch {
     /// The machine's counts as they were `at` a mark, or now. Answers what reports
     /// them upward.
     #[must_use]
-    pub fn counted(&self, counts: Counts, at: Option<Mark>) -> Event {
+    pub fn counted(
+        &self,
+        counts: Counts,
+        at: Option<Mark>,
+        hypervisor: Option<Hypervisor>,
+    ) -> Event {
         let counts = counts
             .into_iter()
             .filter(|(_, n)| *n > 0)
@@ -212,7 +218,11 @@ impl Watch {
             .collect();
         Event {
             level: self.level,
-            what: What::Exits { counts, at },
+            what: What::Exits {
+                counts,
+                at,
+                hypervisor,
+            },
         }
     }
 

@@ -83,7 +83,7 @@ struct Row {
     /// The share of the looks in which it was in a guest of its guest, if that is
     /// known, in percent.
     in_guest: Option<f64>,
-    /// What is known of a hypervisor in it; empty in all but a machine's first row.
+    /// What is known of a hypervisor in it; empty in a machine's further rows.
     hypervisor: &'static str,
     /// Exits of L0 for one of the level's, from L2 up.
     per_exit: Option<f64>,
@@ -120,6 +120,7 @@ fn rows(look: &Look, before: Option<&Look>) -> Vec<Row> {
             let mut row = row(format!("L{}", machine.level), &machine.total, was);
             let exits = row.numbers[0];
             let lowest = *lowest.get_or_insert(exits);
+            row.hypervisor = machine.hypervisor.map_or("", |state| in_words("", state));
             row.per_exit = (machine.level > 1 && exits > 0.0).then(|| lowest / exits);
             rows.push(row);
             continue;
@@ -140,7 +141,7 @@ fn rows(look: &Look, before: Option<&Look>) -> Vec<Row> {
         }
     }
     if let (Some(first), What::Machine(machine)) = (rows.first_mut(), &look.info.what) {
-        first.hypervisor = hypervisor(&machine.exposure, machine.hypervisor);
+        first.hypervisor = in_words(&machine.exposure, machine.hypervisor);
     }
     rows
 }
@@ -196,13 +197,14 @@ impl Seen {
 }
 
 /// What a guest does with what it is shown, in words.
-fn hypervisor(exposure: &str, state: Hypervisor) -> &'static str {
+fn in_words(exposure: &str, state: Hypervisor) -> &'static str {
     match (state, exposure) {
         (_, "off") => "not shown",
         (Hypervisor::None, _) => "none",
+        (Hypervisor::On, "vmx") => "VMX on",
         (Hypervisor::On, "svm") => "SVM on",
-        (Hypervisor::On, _) => "VMX on",
-        (Hypervisor::RunsGuest, _) => "runs L2",
+        (Hypervisor::On, _) => "on",
+        (Hypervisor::RunsGuest, _) => "runs guest",
     }
 }
 

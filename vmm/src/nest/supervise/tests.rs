@@ -106,6 +106,7 @@ fn a_good_life_is_reported_in_full() {
             What::Exits {
                 counts: [("exits".into(), 5)].into(),
                 at: None,
+                hypervisor: None,
             },
         ),
         at(

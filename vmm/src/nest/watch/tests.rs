@@ -283,6 +283,7 @@ fn a_guest_cannot_report_what_its_monitor_must() {
         What::Exits {
             counts: Counts::new(),
             at: None,
+            hypervisor: None,
         },
         What::Console {
             line: "forged".into(),
@@ -314,7 +315,14 @@ fn counts_are_summed_over_vcpus_and_zeroes_left_out() {
         vcpus: vec![map(&[("exits", 1)]), map(&[("exits", u64::MAX)])],
     });
     let counts = map(&[("pages_4k", 3), ("exits", u64::MAX)]);
-    assert_eq!(event, Some(own(What::Exits { counts, at: None })));
+    assert_eq!(
+        event,
+        Some(own(What::Exits {
+            counts,
+            at: None,
+            hypervisor: None
+        }))
+    );
 }
 
 #[test]

@@ -149,6 +149,19 @@ impl Nest {
         self.life_from(start, "")
     }
 
+    /// The phase of the report that is the step `name` of `level`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn phase(&self, level: u64, name: &str) -> &Value {
+        let phases = self.report["phases"].as_array().expect("phases are a list");
+        phases
+            .iter()
+            .find(|phase| phase["level"] == level && phase["name"] == name)
+            .unwrap_or_else(|| panic!("L{level} has no phase {name}: {phases:#?}"))
+    }
+
     fn life_from(&self, start: usize, name: &str) -> Life<'_> {
         let level = &self.events[start]["level"];
         let rest = &self.events[start..];
@@ -254,7 +267,7 @@ impl<'a> Life<'a> {
         self.exits()["exits"].as_u64().expect("counts are numbers")
     }
 
-    /// KVM's counts for it.
+    /// KVM's counts for it, those at its end.
     ///
     /// # Panics
     /// If there are none.
@@ -262,7 +275,7 @@ impl<'a> Life<'a> {
     pub fn exits(&self) -> &'a Value {
         let event = self
             .own("exits")
-            .next()
+            .last()
             .unwrap_or_else(|| panic!("{} has no counts: {:#?}", self.name, self.events));
         &event["counts"]
     }

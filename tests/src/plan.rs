@@ -104,6 +104,14 @@ impl Machine {
         self
     }
 
+    /// Its exits counted by reason, and its state told every second.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.0["trace"] = json!(true);
+        self.0["sample_s"] = json!(1);
+        self
+    }
+
     /// With a disk: an object with `path`, `readonly`, `create_mib`.
     #[must_use]
     pub fn disk(mut self, disk: Value) -> Self {
@@ -206,6 +214,12 @@ impl System {
 #[must_use]
 pub fn disk_write(device: &str, length: usize, seed: u64) -> Value {
     json!({ "kind": "disk-write", "device": device, "length": length, "seed": seed })
+}
+
+/// Executes CPUID so many times.
+#[must_use]
+pub fn cpuid(count: u64) -> Value {
+    json!({ "kind": "cpuid", "count": count })
 }
 
 /// Reports the digest of the first `length` bytes of `device`.

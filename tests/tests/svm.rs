@@ -9,12 +9,14 @@ use std::fs;
 use std::time::Duration;
 
 use nestling_tests::nest::{Life, Nest, Shared, network};
-use nestling_tests::plan::{System, Template, disk_digest, disk_write};
+use nestling_tests::plan::{System, Template, cpuid, disk_digest, disk_write};
 use nestling_tests::{cpu, fleet, hypervisor, or_skip, pattern, skip};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Not a multiple of a sector's worth of pattern words, nor of a page.
 const LENGTH: usize = 1024 * 1024 + 512;
+/// How often L2 executes CPUID: each is an exit, reflected to L1.
+const CPUIDS: u64 = 1000;
 /// The bare-metal hypervisor in the image.
 const HYPERVISOR: &str = "/hypervisor";
 /// The disk that L0 keeps in its memory.
@@ -50,9 +52,16 @@ fn run() -> Result<&'static Run, String> {
             .disk(json!({ "path": L0_FILE, "create_mib": 4 }))
             .disk(json!({ "path": "/dev/vda" }))
             .disk(json!({ "path": "/run/fixed.img", "create_mib": 4 }))
+            .watched()
             .runs("probe")
             .runs("cpu-dump")
-            .boots(l2("hello").runs("hello").runs("probe"))
+            .boots(
+                l2("hello")
+                    .watched()
+                    .runs("hello")
+                    .runs("probe")
+                    .runs(cpuid(CPUIDS)),
+            )
             .boots(l2("reset").runs("reset").runs("hello"))
             .boots(l2("triple").runs("triple-fault").runs("hello"))
             .boots(l2("panic").runs("panic").runs("hello"))
@@ -367,6 +376,73 @@ fn every_level_above_l0_is_counted() {
     }
     let nested = &nest.machine("main").exits()["nested_run"];
     assert!(nested.as_u64() > Some(1000), "{nested}");
+}
+
+/// Asserts that two counts of the same thing differ by 5 % at the most.
+fn agree(what: &str, one: &Value, other: u64) {
+    let one = one.as_u64().unwrap();
+    assert!(one.abs_diff(other) * 20 <= one, "{what}: {one} and {other}");
+}
+
+#[test]
+fn a_thousand_cpuids_in_l2_are_lined_up_from_level_to_level() {
+    let nest = &or_skip!(run()).nest;
+    let phase = nest.phase(2, &format!("cpuid {CPUIDS}"));
+    let (l1, l2) = (&phase["counts"]["1"], &phase["counts"]["2"]);
+    let cost = &phase["costs"][0];
+    assert_eq!((&cost["level"], &cost["exits"]), (&json!(2), &l2["exits"]));
+    assert!(l2["exits"].as_u64() >= Some(CPUIDS), "{phase}");
+    // Each entry into L2 that L0 carried out ended with an exit that L1 took.
+    agree("entries", &l2["exits"], l1["nested_run"].as_u64().unwrap());
+    assert!(cost["difference_percent"].as_f64() <= Some(5.0), "{cost}");
+    // L0 takes at least an exit for the entry, and one that it reflects.
+    let l0 = &cost["below"][0];
+    assert_eq!((&l0["level"], &l0["exits"]), (&json!(0), &l1["exits"]));
+    assert!(l0["per_exit"].as_f64() > Some(2.0), "{cost}");
+}
+
+#[test]
+fn reasons_say_what_was_handled_and_what_was_reflected() {
+    let nest = &or_skip!(run()).nest;
+    let phase = nest.phase(2, &format!("cpuid {CPUIDS}"));
+    let (l1, split) = (&phase["counts"]["1"], &phase["costs"][0]["split"]);
+    let of = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{phase}"));
+    assert!(of(&l1["reflected:CPUID"]) >= CPUIDS, "{phase}");
+    assert!(of(&l1["exit:VMRUN"]) >= CPUIDS, "{phase}");
+    agree("reflected", &split["reflected"], of(&l1["nested_run"]));
+    // Every exit of L1's vCPU is L1's own, or L2's: handled by L0 or reflected.
+    let all = of(&split["own"]) + of(&split["handled"]) + of(&split["reflected"]);
+    agree("all", &l1["exits"], all);
+    let traced = l1.as_object().unwrap().iter();
+    let traced = traced.filter(|(name, _)| name.starts_with("exit:"));
+    agree(
+        "traced",
+        &l1["exits"],
+        traced.map(|(_, count)| of(count)).sum(),
+    );
+}
+
+#[test]
+fn the_whole_of_l2_is_lined_up_with_the_step_that_boots_it() {
+    let nest = &or_skip!(run()).nest;
+    let phase = nest.phase(1, "hello");
+    let counted = &nest.machine("hello").exits()["exits"];
+    assert_eq!(&phase["counts"]["2"]["exits"], counted);
+    let entries = phase["counts"]["1"]["nested_run"].as_u64().unwrap();
+    agree("entries", counted, entries);
+}
+
+#[test]
+fn a_hypervisor_in_l1_is_seen_and_none_in_l2() {
+    let nest = &or_skip!(run()).nest;
+    let seen = |name: &str, state: &str| {
+        let life = nest.machine(name);
+        life.own("exits").any(|event| event["hypervisor"] == state)
+    };
+    assert!(seen("main", "none"), "before it loads KVM");
+    assert!(seen("main", "runs-guest"));
+    assert!(seen("hello", "none"));
+    assert!(!seen("hello", "on") && !seen("hello", "runs-guest"));
 }
 
 #[test]

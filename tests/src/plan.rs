@@ -104,11 +104,11 @@ impl Machine {
         self
     }
 
-    /// Its exits counted by reason, and its state told every second.
+    /// Its exits counted by reason, and its state told every two seconds.
     #[must_use]
     pub fn watched(mut self) -> Self {
         self.0["trace"] = json!(true);
-        self.0["sample_s"] = json!(1);
+        self.0["sample_s"] = json!(2);
         self
     }
 

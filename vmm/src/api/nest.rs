@@ -57,7 +57,8 @@ impl NestApi {
                 let machine = machine.or_default();
                 machine.level = event.level;
                 machine.time_ns = time_ns;
-                machine.total.clone_from(counts);
+                // Between marks only some are reported.
+                machine.total.extend(counts.clone());
                 machine.hypervisor = hypervisor.or(machine.hypervisor);
             }
             _ => return,

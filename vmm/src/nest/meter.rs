@@ -11,7 +11,7 @@ use crate::api;
 use crate::api::message::{MachineInfo, Reply, Request, What};
 use crate::stats::live::Hypervisor;
 use crate::stats::trace::{self, Tracer};
-use crate::stats::{self, Counts};
+use crate::stats::{self, Counts, look};
 
 /// How often it is looked whether all vCPUs have their threads, and how long it
 /// is between two looks.
@@ -75,16 +75,29 @@ impl Meter {
         })
     }
 
-    /// The counts until now: the machine's own, and its vCPUs' added up. None while
+    /// Those of the counts that a table shows: few, for they are reported often, and
+    /// an emulated L0's channel is a serial line.
+    pub(super) fn read_most_telling(&self) -> Option<Counts> {
+        let mut counts = self.counts()?;
+        counts.retain(|name, _| look::shows(name));
+        Some(counts)
+    }
+
+    /// All counts until now, reasons included: the machine's own, and its vCPUs' added up. None while
     /// the monitor doesn't listen.
     pub(super) fn read(&self) -> Option<Counts> {
+        let mut counts = self.counts()?;
+        stats::add(&mut counts, &self.reasons());
+        Some(counts)
+    }
+
+    fn counts(&self) -> Option<Counts> {
         let Ok(Reply::Stat(stat)) = api::ask(&self.socket, Request::Stat) else {
             return None;
         };
         let machine = stat.machines.into_iter().next()?;
         let mut counts = machine.vm;
         stats::add(&mut counts, &machine.total);
-        stats::add(&mut counts, &self.reasons());
         Some(counts)
     }
 

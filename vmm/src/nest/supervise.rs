@@ -19,7 +19,6 @@ use crate::console::keyboard::Request;
 use crate::console::streams;
 use crate::signals::Signals;
 use crate::stats;
-use crate::stats::live::Hypervisor;
 
 /// How long a guest whose power button was pressed may take to power off.
 const GRACE: Duration = Duration::from_secs(60);
@@ -264,15 +263,20 @@ impl Supervision<'_> {
             return Some(next - now);
         }
         self.sampled = now;
-        let hypervisor = self.meter.as_ref().and_then(Meter::hypervisor);
-        self.count(None, hypervisor);
+        if let Some(meter) = &self.meter
+            && let Some(counts) = meter.read_most_telling()
+        {
+            let event = self.watch.counted(counts, None, meter.hypervisor());
+            self.observer.event(event);
+        }
         Some(interval)
     }
 
-    /// Reports the machine's counts, if its monitor tells them.
-    fn count(&mut self, at: Option<Mark>, hypervisor: Option<Hypervisor>) {
+    /// Reports the machine's counts at a mark, if its monitor tells them. Nothing
+    /// else is asked of it then: a look for a hypervisor costs the guest an exit.
+    fn count(&mut self, at: Option<Mark>) {
         if let Some(counts) = self.meter.as_ref().and_then(Meter::read) {
-            let event = self.watch.counted(counts, at, hypervisor);
+            let event = self.watch.counted(counts, at, None);
             self.observer.event(event);
         }
     }
@@ -338,8 +342,7 @@ impl Supervision<'_> {
         let mark = event.mark();
         let marked = mark.is_some();
         if marked {
-            // Nothing else is asked of the monitor then: a look costs the guest an exit.
-            self.count(mark, None);
+            self.count(mark);
         }
         self.observer.event(event);
         self.counted += usize::from(marked);

@@ -39,6 +39,12 @@ const fn column(title: &'static str, counts: &'static [&'static str]) -> Column 
     Column { title, counts }
 }
 
+/// Whether a table shows the count of this name.
+#[must_use]
+pub fn shows(name: &str) -> bool {
+    COLUMNS.iter().any(|column| column.counts.contains(&name))
+}
+
 /// A process, as it was looked at.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Look {

@@ -54,6 +54,19 @@ fn intervals_of_medians_cover_as_stated() {
     }
 }
 
+/// Of few boots the coarse distribution shows, most with seven.
+#[test]
+fn intervals_of_six_to_nine_boots_cover_a_little_less() {
+    for count in 6..=9 {
+        let covered = coverage(100.0, |random| {
+            QUICK
+                .median(&boots(random, count, 100.0, 0.3, 0.05))
+                .unwrap()
+        });
+        assert!((86.0..=98.0).contains(&covered), "{count}: {covered}");
+    }
+}
+
 #[test]
 fn intervals_of_ratios_cover_as_stated() {
     let covered = coverage(20.0, |random| {

@@ -14,9 +14,11 @@ use crate::guest::net::resolve::Resolver;
 /// The time between two tries: the level has to boot before one succeeds.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How much of a page is taken, and how long that may last.
+/// How much of a page is taken, and how long that may last. A try that comes too
+/// early waits for a packet that is sent again ever more rarely: a new one is
+/// sooner there.
 const LIMITS: Limits = Limits {
-    timeout: Duration::from_secs(30),
+    timeout: Duration::from_secs(10),
     bytes: 1 << 20,
 };
 

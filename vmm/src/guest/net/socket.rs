@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -22,6 +22,26 @@ fn open(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Re
 
 fn length<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).expect("a small type")
+}
+
+/// Has the connection reset as soon as the stream is dropped (SO_LINGER,
+/// socket(7)), so that its peer learns that it is given up.
+pub(super) fn reset_by_close(stream: &TcpStream) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the kernel reads one struct linger. It refuses no connected socket; if it did,
+    // the connection would end in order.
+    let _ = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length::<libc::linger>(),
+        )
+    };
 }
 
 /// A UDP socket of IPv4 at `port` of one interface, whatever addresses the

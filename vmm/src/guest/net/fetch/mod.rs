@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use self::head::{Head, HeadError};
 use super::resolve::{self, Resolver};
+use super::socket;
 
 /// The longest head of an answer, in bytes.
 const LONGEST_HEAD: usize = 16 << 10;
@@ -207,7 +208,15 @@ pub fn fetch(url: &Url, resolver: &Resolver, limits: &Limits) -> Result<Page, Er
         // Each address has its share of the time that is left.
         let left = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
         match exchange.connect(exchange.rest() / left) {
-            Ok((stream, start)) => return exchange.fetch(stream, start),
+            Ok((stream, start)) => {
+                let page = exchange.fetch(&stream, start);
+                if page.is_err() {
+                    // On the way there may be one who still waits to hand it on:
+                    // nobody is to answer what is asked no more.
+                    socket::reset_by_close(&stream);
+                }
+                return page;
+            }
             Err(error) => failure = Some(error),
         }
     }
@@ -237,7 +246,7 @@ impl Exchange<'_> {
         Ok((stream, start))
     }
 
-    fn fetch(&self, mut stream: TcpStream, start: Instant) -> Result<Page, Error> {
+    fn fetch(&self, mut stream: &TcpStream, start: Instant) -> Result<Page, Error> {
         let request = format!(
             "GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: nestling\r\n\r\n",
             self.url.path,
@@ -248,7 +257,7 @@ impl Exchange<'_> {
             .and_then(|()| stream.write_all(request.as_bytes()))
             .map_err(|source| self.broken(source, 0))?;
         let mut buffer = vec![0; CHUNK];
-        let (head, mut body) = self.head(&mut stream, &mut buffer)?;
+        let (head, mut body) = self.head(stream, &mut buffer)?;
         let mut digest = Sha256::new();
         let mut length = 0;
         loop {
@@ -266,7 +275,7 @@ impl Exchange<'_> {
             if head.length == Some(length) {
                 break;
             }
-            let count = self.read(&mut stream, &mut buffer, length)?;
+            let count = self.read(stream, &mut buffer, length)?;
             if count == 0 {
                 break;
             }
@@ -294,7 +303,7 @@ impl Exchange<'_> {
     }
 
     /// The answer's head, and what came of its body with it.
-    fn head(&self, stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(Head, Vec<u8>), Error> {
+    fn head(&self, stream: &TcpStream, buffer: &mut [u8]) -> Result<(Head, Vec<u8>), Error> {
         let wrong = |source| Error::Head {
             url: self.url.clone(),
             server: self.server,
@@ -317,7 +326,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn read(&self, stream: &mut TcpStream, buffer: &mut [u8], so_far: u64) -> Result<usize, Error> {
+    fn read(&self, mut stream: &TcpStream, buffer: &mut [u8], so_far: u64) -> Result<usize, Error> {
         loop {
             let rest = self.rest();
             if rest.is_zero() {

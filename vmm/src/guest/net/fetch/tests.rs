@@ -149,3 +149,20 @@ fn pages_have_addresses() {
         );
     }
 }
+
+#[test]
+fn what_is_given_up_is_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url: Url = format!("http://{}/", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let limits = Limits {
+        timeout: Duration::from_millis(50),
+        ..LIMITS
+    };
+    let page = fetch(&url, &Resolver::new(Vec::new(), None), &limits);
+    assert!(matches!(page, Err(Error::Timeout { .. })), "{page:?}");
+    let (mut stream, _) = listener.accept().unwrap();
+    let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}

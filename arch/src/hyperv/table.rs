@@ -42,11 +42,8 @@ const fn nested(
     bits: &'static [(u32, Register, u32)],
 ) -> Enlightenment {
     Enlightenment {
-        name,
-        about,
-        needs,
         nested: true,
-        bits,
+        ..plain(name, about, needs, bits)
     }
 }
 

@@ -38,12 +38,7 @@ const fn setting(
     name: &'static str,
     needs: &'static [&'static str],
 ) -> Control {
-    Control {
-        name,
-        place: Place::Setting { msr, bit },
-        needs,
-        instructions: &[],
-    }
+    at(Place::Setting { msr, bit }, name, needs)
 }
 
 const fn capability(
@@ -52,9 +47,13 @@ const fn capability(
     name: &'static str,
     needs: &'static [&'static str],
 ) -> Control {
+    at(Place::Capability { msr, bit }, name, needs)
+}
+
+const fn at(place: Place, name: &'static str, needs: &'static [&'static str]) -> Control {
     Control {
         name,
-        place: Place::Capability { msr, bit },
+        place,
         needs,
         instructions: &[],
     }

@@ -129,9 +129,10 @@ impl Bus {
     }
 }
 
-/// Locks a device. One that panicked under another vCPU keeps its state: the
-/// guest's accesses leave none half-written that a later access relies on.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a device, or what else threads share. It keeps its state if another
+/// thread panicked with it: a guest's accesses leave none half-written that a
+/// later access relies on.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

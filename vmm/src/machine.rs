@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use nestling_arch::nested::Extension;
+use nestling_devices::bus::lock;
 use nestling_devices::legacy::acpi_pm::AcpiPm;
 use nestling_devices::virtio::console::ConsoleHandle;
 use vmm_sys_util::eventfd::EventFd;
@@ -153,10 +154,6 @@ impl Machine {
 fn stop_all(threads: Vec<VcpuThread>) -> Vec<Finished> {
     threads.iter().for_each(VcpuThread::ask_to_stop);
     threads.into_iter().filter_map(VcpuThread::join).collect()
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The loop's state: all that can wake the monitor while its guest runs.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nestling_arch::layout;
-use nestling_devices::bus::{Bus, SharedDevice};
+use nestling_devices::bus::{Bus, SharedDevice, lock};
 use nestling_devices::host::Host;
 use nestling_devices::legacy::acpi_pm::AcpiPm;
 use nestling_devices::legacy::exit_ports::{
@@ -235,10 +235,7 @@ fn pvpanic(events: &EventLog, panicked: &Arc<AtomicBool>) -> Result<Pvpanic, Bui
     Ok(Pvpanic::new(Box::new(move |event| match event {
         PanicEvent::Panicked | PanicEvent::CrashLoaded => {
             if !panicked.swap(true, Ordering::AcqRel) {
-                let mut log = log
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                log.write(&MonitorEvent::Panicked);
+                lock(&log).write(&MonitorEvent::Panicked);
             }
         }
     })))

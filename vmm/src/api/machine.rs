@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use nestling_arch::nested::Extension;
 
-use super::Answer;
 use super::message::{Info, MachineInfo, MachineStat, Reply, Request, Stat, VcpuStat, What};
+use super::{Answer, nanoseconds_since};
 use crate::config::VmConfig;
 use crate::stats::live::{Current, Live};
 use crate::stats::{self, Counts, Reading};
@@ -59,7 +59,7 @@ impl MachineApi {
     }
 
     fn stat(&self) -> Stat {
-        let time_ns = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let time_ns = nanoseconds_since(self.start);
         let live = self.current.get();
         let machine = live.map(|live| machine_stat(&live, self.current.boots(), time_ns));
         Stat {

@@ -11,6 +11,7 @@ pub mod socket;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use message::{Reply, Request};
 use socket::SocketFile;
@@ -67,6 +68,11 @@ pub enum Error {
 pub trait Answer: Send + Sync {
     /// Answers one request; an error is said in one line.
     fn answer(&self, request: Request) -> Result<Reply, String>;
+}
+
+/// The time since `start` in nanoseconds.
+fn nanoseconds_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A control socket at work. Dropping it removes it.

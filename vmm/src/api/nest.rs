@@ -1,11 +1,13 @@
 //! What a nest answers at its control socket.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use super::Answer;
+use nestling_devices::bus::lock;
+
 use super::message::{Info, MachineStat, NestInfo, Reply, Request, Stat, What};
+use super::{Answer, nanoseconds_since};
 use crate::channel::{self, Event};
 use crate::nest::account::Phase;
 
@@ -36,8 +38,8 @@ impl NestApi {
     /// Takes in what an event says of a level's machine, and the phases that have
     /// ended until it.
     pub fn observe(&self, event: &Event, phases: &[Phase]) {
-        let time_ns = self.time_ns();
-        let mut state = self.lock();
+        let time_ns = nanoseconds_since(self.start);
+        let mut state = lock(&self.state);
         let machine = state.machines.entry(event.level);
         match &event.what {
             channel::What::Starts { .. } => {
@@ -67,14 +69,6 @@ impl NestApi {
             state.phases = phases.to_vec();
         }
     }
-
-    fn time_ns(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Answer for NestApi {
@@ -88,11 +82,11 @@ impl Answer for NestApi {
                 what: What::Nest(self.info.clone()),
             })),
             Request::Stat => {
-                let state = self.lock();
+                let state = lock(&self.state);
                 // Nobody counts the exits of an emulated L0.
                 let counted = state.machines.values().filter(|machine| machine.level > 0);
                 Reply::Stat(Box::new(Stat {
-                    time_ns: self.time_ns(),
+                    time_ns: nanoseconds_since(self.start),
                     machines: counted.cloned().collect(),
                     phases: state.phases.clone(),
                 }))

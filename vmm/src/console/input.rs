@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use event_manager::EventSet;
+use nestling_devices::bus::lock;
 use nestling_devices::legacy::serial::Serial;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -77,10 +78,7 @@ impl Input {
     fn deliver(&mut self) {
         let taken = match &mut self.sink {
             Sink::None => self.waiting.len(),
-            Sink::Serial(serial, _) => serial
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .enqueue(&self.waiting),
+            Sink::Serial(serial, _) => lock(serial).enqueue(&self.waiting),
             Sink::Console(pipe) => match pipe.write(&self.waiting) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

@@ -9,6 +9,8 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
+use nestling_devices::bus::lock;
+
 /// What to restore if the process is stopped by a signal or a panic.
 static SAVED: Mutex<Option<(RawFd, libc::termios)>> = Mutex::new(None);
 
@@ -29,9 +31,7 @@ impl RawMode {
         unsafe { libc::cfmakeraw(&raw mut raw) };
         restore_on_panic();
         set_attributes(fd, &raw)?;
-        *SAVED
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some((fd, original));
+        *lock(&SAVED) = Some((fd, original));
         Ok(Some(Self(())))
     }
 }
@@ -97,10 +97,7 @@ fn restore() {
         let _ = io::stdout().write_all(HIDE_SCREEN);
         let _ = io::stdout().flush();
     }
-    let saved = SAVED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .take();
+    let saved = lock(&SAVED).take();
     if let Some((fd, original)) = saved {
         // Nothing is left to do where even this fails.
         let _ = set_attributes(fd, &original);

@@ -3,9 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use nestling_devices::bus::lock;
 
 use crate::channel::WorkloadResult;
 use crate::guest::net::fetch::{Limits, Url, fetch};
@@ -50,12 +52,7 @@ impl Fetcher {
     /// Ends the tries, and says what came of them.
     pub fn finish(self) -> WorkloadResult {
         self.state.ended.store(true, Ordering::Relaxed);
-        let mut found = self
-            .state
-            .found
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = found
+        let found = lock(&self.state.found)
             .take()
             .unwrap_or_else(|| Err("the page was not asked for".into()));
         WorkloadResult {
@@ -83,7 +80,7 @@ fn attempt(from: SocketAddr, state: &State) {
             Err(error) => Err(error.to_string()),
         };
         let done = found.is_ok();
-        *state.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        *lock(&state.found) = Some(found);
         if done {
             return;
         }

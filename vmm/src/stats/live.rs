@@ -1,10 +1,11 @@
 //! A machine that runs, as its monitor's other threads may look at it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nestling_arch::nested::Extension;
+use nestling_devices::bus::lock;
 use serde::{Deserialize, Serialize};
 
 use super::report::with_user_exits;
@@ -60,7 +61,7 @@ impl Current {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Live>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.live)
     }
 }
 
@@ -132,7 +133,7 @@ impl Live {
         let of = |counts: &Counts, name| counts.get(name).copied().unwrap_or(0);
         let nested_runs = readings.iter().map(|r| of(&r.counts, "nested_run")).sum();
         let in_guest = readings.iter().any(|r| of(&r.instants, "guest_mode") != 0);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         let before = last.nested_runs.replace(nested_runs);
         if in_guest || before.is_some_and(|before| nested_runs > before) {
             return Hypervisor::RunsGuest;

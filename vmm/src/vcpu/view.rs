@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kvm_ioctls::VcpuFd;
+use nestling_devices::bus::lock;
 use vmm_sys_util::signal::SIGRTMIN;
 
 use crate::exit::LiveExits;
@@ -140,6 +141,6 @@ impl View {
     }
 
     fn look(&self) -> MutexGuard<'_, Look> {
-        self.look.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.look)
     }
 }

@@ -15,6 +15,8 @@ mod tsc;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -72,12 +74,23 @@ impl Observer for () {
     fn ends(&mut self) {}
 }
 
+/// What a level has for rows that take more than processors and memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// A disk, or a file, whose content doesn't matter and is overwritten.
+    pub disk: Option<PathBuf>,
+    /// Where L0 serves the rows of the network.
+    pub server: Option<SocketAddr>,
+}
+
 /// Where and how a row is measured.
 pub struct Session<'a> {
     /// At which level.
     pub level: u8,
     /// How many samples to take; a row that needs memory for each may take fewer.
     pub samples: usize,
+    /// What there is besides processors and memory.
+    pub resources: &'a Resources,
     /// Who counts meanwhile.
     pub observer: &'a mut dyn Observer,
 }

@@ -26,6 +26,7 @@ fn every_row_is_measured_or_says_why_not() {
             let mut session = Session {
                 level: 0,
                 samples: 40,
+                resources: &Resources::default(),
                 observer: &mut told,
             };
             match measure(row, &mut session) {
@@ -83,6 +84,7 @@ fn macro_rows_are_not_measured_here() {
     let mut session = Session {
         level: 0,
         samples: 1,
+        resources: &Resources::default(),
         observer: &mut (),
     };
     let error = measure(Row::Memory, &mut session).unwrap_err();

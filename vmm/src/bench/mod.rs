@@ -6,6 +6,7 @@ mod number;
 pub mod report;
 pub mod results;
 pub mod row;
+pub mod server;
 pub mod statistics;
 pub mod workloads;
 

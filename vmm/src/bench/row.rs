@@ -223,7 +223,10 @@ rows! {
     /// A load that misses the TLB.
     ///
     /// A random cycle through 64 MiB in pages of 4 KiB, more than any TLB covers: one load
-    /// a page, each address taken from the load before. Two-dimensional page walks show.
+    /// a page, each address taken from the load before, and each page once. The memory
+    /// has been used before, but not at these addresses; the level's own page tables are
+    /// complete. With EPT or NPT no load exits, and two-dimensional page walks show; a
+    /// hypervisor that shadows page tables fills its own at each load.
     ///
     /// Cache misses are part of it: at L0 it isn't the price of a walk alone. Huge pages at
     /// any level shorten it.

@@ -2,8 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::hint::black_box;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
 use super::{Error, Session};
@@ -12,14 +16,14 @@ use crate::bench::statistics::Random;
 
 const PAGE: usize = 4 << 10;
 const LARGE_PAGE: usize = 2 << 20;
-/// Memory that the large pages touched may take: 64 of them.
-const MOST_LARGE_PAGES: usize = 64;
-/// Pages of 4 KiB touched: as much memory.
-const MOST_PAGES: usize = MOST_LARGE_PAGES * LARGE_PAGE / PAGE;
+/// Large pages touched: 32 MiB, so that a level of 256 MiB has as many.
+const MOST_LARGE_PAGES: usize = 16;
+/// Pages of 4 KiB touched: 16 MiB.
+const MOST_PAGES: usize = 4096;
 /// More pages than any TLB of today has entries (some 4000).
 const CHASED_PAGES: usize = 16 << 10;
 /// Loads in one sample, so that reading the time is little of it.
-const LOADS: u64 = 64;
+const LOADS: usize = 64;
 
 pub(super) fn touch_4k(session: &mut Session<'_>) -> Result<Measured, Error> {
     touch(session, PAGE, MOST_PAGES, libc::MADV_NOHUGEPAGE)
@@ -36,7 +40,7 @@ fn touch(
     advice: libc::c_int,
 ) -> Result<Measured, Error> {
     let pages = session.samples.min(most);
-    let memory = Region::new(pages * page, advice)?;
+    let memory = Region::fresh(pages * page, advice)?;
     let mut index = 0;
     session.take(pages, 1, || {
         memory.write(index * page, 1);
@@ -45,8 +49,10 @@ fn touch(
     })
 }
 
+/// Each page is loaded from once: a hypervisor that shadows page tables has to fill
+/// its own at that load.
 pub(super) fn pointer_chase(session: &mut Session<'_>) -> Result<Measured, Error> {
-    let memory = Region::new(CHASED_PAGES * PAGE, libc::MADV_NOHUGEPAGE)?;
+    let file = memory_file(c"pointer-chase", CHASED_PAGES * PAGE)?;
     // A random cycle through all pages (Sattolo's algorithm).
     let mut next: Vec<usize> = (0..CHASED_PAGES).collect();
     let mut random = Random::new(1);
@@ -57,10 +63,11 @@ pub(super) fn pointer_chase(session: &mut Session<'_>) -> Result<Measured, Error
     // over all sets of the caches.
     let place = |page: usize| page * PAGE + page % 64 * 64;
     for (page, next) in next.into_iter().enumerate() {
-        memory.write(place(page), place(next));
+        file.write_all_at(&place(next).to_ne_bytes(), place(page) as u64)?;
     }
+    let memory = Region::of(&file, CHASED_PAGES * PAGE)?;
     let mut at = place(0);
-    session.take(usize::MAX, LOADS, || {
+    session.take(CHASED_PAGES / LOADS, LOADS as u64, || {
         for _ in 0..LOADS {
             at = memory.read(at);
         }
@@ -69,7 +76,20 @@ pub(super) fn pointer_chase(session: &mut Session<'_>) -> Result<Measured, Error
     })
 }
 
-/// Private anonymous memory, aligned to large pages, and untouched.
+/// A file of `length` in memory (memfd_create(2)).
+fn memory_file(name: &CStr, length: usize) -> io::Result<File> {
+    // SAFETY: the name ends in NUL and outlives the call.
+    let file = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel returned this descriptor just now, and nothing else owns it.
+    let file = unsafe { File::from_raw_fd(file) };
+    file.set_len(length as u64)?;
+    Ok(file)
+}
+
+/// Mapped memory.
 struct Region {
     mapping: NonNull<libc::c_void>,
     mapped: usize,
@@ -78,30 +98,45 @@ struct Region {
 }
 
 impl Region {
-    fn new(length: usize, advice: libc::c_int) -> io::Result<Self> {
-        let mapped = length + LARGE_PAGE;
+    /// Private anonymous memory, aligned to large pages, and untouched.
+    fn fresh(length: usize, advice: libc::c_int) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let mapping = unsafe { libc::mmap(ptr::null_mut(), mapped, access, kind, -1, 0) };
-        let mapping = NonNull::new(mapping)
-            .filter(|mapping| mapping.as_ptr() != libc::MAP_FAILED)
-            .ok_or_else(io::Error::last_os_error)?;
-        let start: NonNull<u8> = mapping.cast();
-        let offset = start.align_offset(LARGE_PAGE);
+        let mut region = Self::map(length + LARGE_PAGE, access, kind, -1)?;
+        let offset = region.start.align_offset(LARGE_PAGE);
         // SAFETY: the offset is below the large page by which the mapping is longer.
-        let start = unsafe { start.add(offset) };
-        let region = Self {
-            mapping,
-            mapped,
-            start,
-            length,
-        };
+        region.start = unsafe { region.start.add(offset) };
+        region.length = length;
         // SAFETY: the range is inside the mapping, and advice changes no content.
         match unsafe { libc::madvise(region.start.as_ptr().cast(), length, advice) } {
             0 => Ok(region),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// What `file` holds, to be read: this process's page tables are complete.
+    fn of(file: &File, length: usize) -> io::Result<Self> {
+        let kind = libc::MAP_SHARED | libc::MAP_POPULATE;
+        Self::map(length, libc::PROT_READ, kind, file.as_raw_fd())
+    }
+
+    fn map(
+        length: usize,
+        access: libc::c_int,
+        kind: libc::c_int,
+        file: libc::c_int,
+    ) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let mapping = unsafe { libc::mmap(ptr::null_mut(), length, access, kind, file, 0) };
+        NonNull::new(mapping)
+            .filter(|mapping| mapping.as_ptr() != libc::MAP_FAILED)
+            .map(|mapping| Self {
+                mapping,
+                mapped: length,
+                start: mapping.cast(),
+                length,
+            })
+            .ok_or_else(io::Error::last_os_error)
     }
 
     fn at(&self, offset: usize) -> NonNull<usize> {
@@ -115,13 +150,13 @@ impl Region {
 
     #[inline(always)]
     fn read(&self, offset: usize) -> usize {
-        // SAFETY: `at` has checked bounds and alignment; the memory is this region's own.
+        // SAFETY: `at` has checked bounds and alignment; nobody else writes the memory.
         unsafe { self.at(offset).read_volatile() }
     }
 
     #[inline(always)]
     fn write(&self, offset: usize, value: usize) {
-        // SAFETY: as for `read`.
+        // SAFETY: as for `read`; only regions that may be written to are.
         unsafe { self.at(offset).write_volatile(value) }
     }
 }

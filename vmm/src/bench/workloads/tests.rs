@@ -3,6 +3,9 @@ use std::thread;
 use super::*;
 use crate::bench::row::Quantity;
 
+/// As many as the row with the fewest may take.
+const SAMPLES: usize = 16;
+
 /// Counts how often it is told what.
 #[derive(Default)]
 struct Told(Vec<&'static str>);
@@ -25,7 +28,7 @@ fn every_row_is_measured_or_says_why_not() {
             let mut told = Told::default();
             let mut session = Session {
                 level: 0,
-                samples: 40,
+                samples: SAMPLES,
                 resources: &Resources::default(),
                 observer: &mut told,
             };
@@ -69,8 +72,8 @@ fn every_row_is_measured_or_says_why_not() {
 }
 
 fn check(row: Row, measured: &Measured) {
-    assert_eq!(measured.samples.len(), 40, "{row}");
-    assert_eq!(measured.operations, 40 * measured.work, "{row}");
+    assert_eq!(measured.samples.len(), SAMPLES, "{row}");
+    assert_eq!(measured.operations, SAMPLES as u64 * measured.work, "{row}");
     let values = measured.values(Quantity::Time);
     assert!(values.iter().all(|ns| ns.is_finite()), "{row}");
     // Something was done between the readings.

@@ -251,23 +251,25 @@ rows! {
 
     /// A processor at work.
     ///
-    /// SHA-256 over a buffer that fits the first cache.
+    /// SHA-256 over 16 KiB, which fit the first cache, four times.
     ///
     /// It hardly leaves the guest: what it loses it loses to timer ticks and to the clock
-    /// frequency that other work leaves.
+    /// frequency that other work leaves. Instructions made for it are used where the level
+    /// is shown them.
     Cpu = "cpu", Macro, Throughput;
 
     /// Memory at work.
     ///
-    /// Copies within a buffer many times the size of the caches, touched before.
+    /// Copies of 1 MiB within 64 MiB, touched before.
     ///
     /// Huge pages, and which of the host's memory controllers the pages lie at, decide more
-    /// than the level does.
+    /// than the level does. Where the last cache is larger than that, it has a share.
     Memory = "memory", Macro, Throughput;
 
     /// A process from its creation to its end.
     ///
-    /// vfork, execve of this same static binary, which exits at once, and wait.
+    /// vfork (by posix_spawn), execve of this same static binary, which exits at once, and
+    /// wait.
     ///
     /// Page faults are most of it, so that paging in two dimensions shows; what a larger
     /// program adds, it doesn't show.
@@ -275,7 +277,8 @@ rows! {
 
     /// Reading a disk from its start.
     ///
-    /// O_DIRECT reads of 128 KiB, one at a time.
+    /// O_DIRECT reads of 128 KiB, one at a time, of the first 16 MiB, again and again. They
+    /// are written before.
     ///
     /// The file behind the disk is in the host's page cache: it is the way that is
     /// measured, not a disk.
@@ -283,29 +286,33 @@ rows! {
 
     /// Writing a disk from its start.
     ///
-    /// O_DIRECT writes of 128 KiB, one at a time, without a flush.
+    /// O_DIRECT writes of 128 KiB, one at a time, without a flush, to where
+    /// `block-seq-read` reads.
     ///
     /// As `block-seq-read`.
     BlockSeqWrite = "block-seq-write", Macro, Throughput;
 
     /// Reading a disk here and there.
     ///
-    /// O_DIRECT reads of 4 KiB at random places, one at a time: the time of one.
+    /// O_DIRECT reads of 4 KiB at random places of the first 16 MiB, one at a time: the
+    /// time of one.
     ///
     /// As `block-seq-read`; and with one at a time it says nothing of many.
     BlockRandRead = "block-rand-read", Macro, Time;
 
     /// Sending a stream through the NAT.
     ///
-    /// One TCP flow from the level to a server on L0, 128 KiB a write, counted by the
-    /// receiver.
+    /// One TCP flow from the level to a server on L0, 128 KiB a write. The receiver
+    /// acknowledges as much by a byte, and four more are under way meanwhile.
     ///
-    /// Every level adds its own network in between, so an L2 is behind two of them.
+    /// Every level adds its own network in between, so an L2 is behind two of them; L0
+    /// speaks to itself. One that is acknowledged late makes the next ones look fast.
     NetStreamUp = "net-stream-up", Macro, Throughput;
 
     /// Receiving a stream through the NAT.
     ///
-    /// One TCP flow from a server on L0 to the level.
+    /// One TCP flow from a server on L0 to the level, which asks for each 128 KiB by a
+    /// byte, and has asked for four more by then.
     ///
     /// As `net-stream-up`.
     NetStreamDown = "net-stream-down", Macro, Throughput;
@@ -314,14 +321,15 @@ rows! {
     ///
     /// One byte there and one back on an open TCP flow to a server on L0.
     ///
-    /// How long processors take to wake is most of it.
+    /// How long processors take to wake is most of it. L0 speaks to itself.
     NetRequestResponse = "net-request-response", Macro, Time;
 
     /// A connection through the NAT.
     ///
-    /// Connect, one byte there and one back, close, for each.
+    /// Connect to a server on L0, ask for a service, one byte there and one back, close.
     ///
-    /// Connects one after another; it says nothing of many at once.
+    /// Connections come one after another; it says nothing of many at once. L0 speaks to
+    /// itself.
     NetConnect = "net-connect", Macro, Time;
 
     /// A kernel's way to init.
@@ -337,7 +345,7 @@ rows! {
     /// /proc mounted, and execve of this same static binary, until it has exited.
     ///
     /// No image is unpacked and no runtime is started, which cost a real container more
-    /// than this.
+    /// than this. The kernel takes the namespaces apart beside it, later.
     Container = "container", Macro, Time;
 }
 

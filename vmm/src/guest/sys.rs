@@ -5,9 +5,10 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr;
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -112,6 +113,82 @@ pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
         }
         pid => Ok(Pid(pid)),
     }
+}
+
+/// As [`fork`], but into new namespaces (clone(2) with CLONE_NEW flags), and with other
+/// threads about: then `work` may do no more than make system calls.
+pub(crate) fn fork_into(namespaces: libc::c_int, work: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let flags = libc::c_long::from(namespaces | libc::SIGCHLD);
+    // SAFETY: no stack is given, so the child goes on with a copy of this one, as after
+    // fork(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match check(libc::pid_t::try_from(pid).map_err(io::Error::other)?)? {
+        0 => {
+            let code = work();
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(Pid(pid)),
+    }
+}
+
+/// A program's arguments as the kernel takes them.
+pub(crate) struct Arguments {
+    /// Each of the texts, and a null pointer.
+    pointers: Vec<*const libc::c_char>,
+    _texts: Vec<CString>,
+}
+
+impl Arguments {
+    /// The first is the name by which the program is called.
+    pub(crate) fn new(arguments: &[&str]) -> io::Result<Self> {
+        let texts = arguments.iter().copied().map(c_string);
+        let texts = texts.collect::<io::Result<Vec<_>>>()?;
+        let pointers = texts.iter().map(|text| text.as_ptr());
+        Ok(Self {
+            pointers: pointers.chain([ptr::null()]).collect(),
+            _texts: texts,
+        })
+    }
+}
+
+/// Starts a program with an empty environment (posix_spawn(3): vfork(2), then
+/// execve(2)).
+pub(crate) fn spawn(program: &str, arguments: &Arguments) -> io::Result<Pid> {
+    let program = c_string(program)?;
+    let mut pid = 0;
+    // SAFETY: the kernel writes one pid_t; the program and the arguments are strings that
+    // end in NUL, the arguments and the environment end in a null pointer, and nobody
+    // writes to them; neither actions nor attributes are given.
+    let error = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            program.as_ptr(),
+            ptr::null(),
+            ptr::null(),
+            arguments.pointers.as_ptr().cast(),
+            [ptr::null_mut()].as_ptr(),
+        )
+    };
+    match error {
+        0 => Ok(Pid(pid)),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Becomes the program in an open file, with an empty environment (execveat(2));
+/// returns only if that fails.
+pub(crate) fn execute(program: BorrowedFd<'_>, arguments: &Arguments) -> io::Error {
+    let environment = [ptr::null()];
+    // SAFETY: as for `spawn`.
+    unsafe {
+        libc::fexecve(
+            program.as_raw_fd(),
+            arguments.pointers.as_ptr(),
+            environment.as_ptr(),
+        )
+    };
+    io::Error::last_os_error()
 }
 
 /// Reaps one child of this process, if one has ended.

@@ -1,4 +1,4 @@
-//! Pages touched for the first time, and loads that miss the TLB.
+//! Pages touched for the first time, loads that miss the TLB, and copies.
 
 #![allow(unsafe_code)]
 
@@ -24,6 +24,10 @@ const MOST_PAGES: usize = 4096;
 const CHASED_PAGES: usize = 16 << 10;
 /// Loads in one sample, so that reading the time is little of it.
 const LOADS: usize = 64;
+/// What is copied within: twice this.
+const COPIED: usize = 32 << 20;
+/// What is copied at a time.
+const COPY: usize = 1 << 20;
 
 pub(super) fn touch_4k(session: &mut Session<'_>) -> Result<Measured, Error> {
     touch(session, PAGE, MOST_PAGES, libc::MADV_NOHUGEPAGE)
@@ -87,6 +91,18 @@ fn memory_file(name: &CStr, length: usize) -> io::Result<File> {
     let file = unsafe { File::from_raw_fd(file) };
     file.set_len(length as u64)?;
     Ok(file)
+}
+
+/// Copies one part after another from the first half of a buffer to the second.
+pub(super) fn copy(session: &mut Session<'_>) -> Result<Measured, Error> {
+    let mut buffer = vec![1u8; 2 * COPIED];
+    let mut at = 0;
+    session.take(usize::MAX, COPY as u64, || {
+        buffer.copy_within(at..at + COPY, COPIED + at);
+        black_box(&mut buffer);
+        at = (at + COPY) % COPIED;
+        Ok(())
+    })
 }
 
 /// Mapped memory.

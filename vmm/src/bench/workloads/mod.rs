@@ -1,4 +1,4 @@
-//! The work of the micro rows: the same code at every level, one file a family.
+//! The work of the rows: the same code at every level, one file a family.
 //!
 //! A workload makes everything ready first. Then its observer is told that what is
 //! counted begins, samples are taken, each between two readings of the time-stamp
@@ -6,9 +6,13 @@
 //! KVM's counts around the samples and nothing else.
 
 mod device;
+mod disk;
 mod instructions;
 mod memory;
+mod network;
+mod processor;
 mod processors;
+mod programs;
 mod registers;
 mod timer;
 mod tsc;
@@ -21,16 +25,32 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::results::{Clock, Measured};
-use super::row::{Family, Row};
+use super::row::Row;
 use crate::guest::facts::Processor;
 use crate::guest::sys;
+
+pub use programs::EXIT;
 
 /// Why a row can't be measured here.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// It isn't one of those in this module.
-    #[error("{0} is no micro row")]
-    Macro(Row),
+    /// It happens before anything runs that could measure it.
+    #[error("{0} can't be measured by the level itself")]
+    Outside(Row),
+    /// The level wasn't given a disk that may be overwritten.
+    #[error("no scratch disk is here")]
+    NoDisk,
+    /// The level wasn't told of a server.
+    #[error("no benchmark server is here")]
+    NoServer,
+    /// The server can't be reached, or doesn't answer.
+    #[error("the benchmark server at {address}: {source}")]
+    Server {
+        /// Where it was said to be.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// L0 is nobody's guest.
     #[error("L0 has no hypervisor to call")]
     NoHypervisor,
@@ -95,7 +115,7 @@ pub struct Session<'a> {
     pub observer: &'a mut dyn Observer,
 }
 
-/// Measures a micro row. The calling thread is pinned to processor 0 from then on;
+/// Measures any row but [`Row::Boot`]. The calling thread is pinned to processor 0 from then on;
 /// where a second thread takes part, it is on processor 1.
 ///
 /// # Errors
@@ -122,14 +142,25 @@ pub fn measure(row: Row, session: &mut Session<'_>) -> Result<Measured, Error> {
         }
         Row::SendIpi => processors::send_ipi(session),
         Row::FutexWake => processors::futex_wake(session),
-        _ => Err(Error::Macro(row)),
+        Row::Cpu => processor::hash(session),
+        Row::Memory => memory::copy(session),
+        Row::ForkExec => programs::fork_exec(session),
+        Row::Container => programs::container(session),
+        Row::BlockSeqRead => disk::read_in_order(session),
+        Row::BlockSeqWrite => disk::write_in_order(session),
+        Row::BlockRandRead => disk::read_here_and_there(session),
+        Row::NetStreamUp => network::send(session),
+        Row::NetStreamDown => network::receive(session),
+        Row::NetRequestResponse => network::request(session),
+        Row::NetConnect => network::connect(session),
+        Row::Boot => Err(Error::Outside(row)),
     }
 }
 
 /// The rows that [`measure`] can measure.
 pub fn rows() -> impl Iterator<Item = Row> {
     let rows = Row::ALL.iter().copied();
-    rows.filter(|row| row.family() != Family::Macro)
+    rows.filter(|&row| row != Row::Boot)
 }
 
 impl Session<'_> {
@@ -138,26 +169,45 @@ impl Session<'_> {
         &mut self,
         most: usize,
         work: u64,
-        mut operation: impl FnMut() -> io::Result<()>,
+        operation: impl FnMut() -> io::Result<()>,
+    ) -> Result<Measured, Error> {
+        self.take_ahead(most, work, 0, || Ok(()), operation)
+    }
+
+    /// As [`take`](Self::take), of work that is begun `ahead` samples before it is
+    /// waited for, by `finish`. So much of it goes before the first sample and after the
+    /// last, and is counted too.
+    fn take_ahead(
+        &mut self,
+        most: usize,
+        work: u64,
+        ahead: u64,
+        mut begin: impl FnMut() -> io::Result<()>,
+        mut finish: impl FnMut() -> io::Result<()>,
     ) -> Result<Measured, Error> {
         let timer_cost = tsc::cost();
         let khz = tsc::khz();
         // Written to here, so that no sample pays for the first touch of its place.
         let mut samples = vec![u64::MAX; self.samples.min(most)];
+        let mut all = || {
+            (0..ahead).try_for_each(|_| begin())?;
+            for sample in &mut samples {
+                let start = tsc::read();
+                let done = begin().and_then(|()| finish());
+                *sample = tsc::read().wrapping_sub(start);
+                done?;
+            }
+            (0..ahead).try_for_each(|_| finish())
+        };
         self.observer.begins();
-        let taken = samples.iter_mut().try_for_each(|sample| {
-            let start = tsc::read();
-            let done = operation();
-            *sample = tsc::read().wrapping_sub(start);
-            done
-        });
+        let taken = all();
         self.observer.ends();
         taken?;
         Ok(Measured {
             clock: Clock::Tsc { khz },
             timer_cost,
             work,
-            operations: work * samples.len() as u64,
+            operations: work * (samples.len() as u64 + ahead),
             samples,
             counts: BTreeMap::new(),
         })

@@ -203,6 +203,16 @@ rows! {
     /// thread is moved.
     PortUser = "port-user", Micro, Time;
 
+    /// A line on the console.
+    ///
+    /// 64 bytes to /dev/console, which is then waited for until all of them are out
+    /// (tcdrain). They are NULs, which nobody sees.
+    ///
+    /// It depends on what the console is: a serial port exits for each byte, virtio for
+    /// each write, and L0's is the machine's own, or the emulator's. The kernel looks
+    /// after a serial port only at every tick of its clock.
+    ConsoleWrite = "console-write", Micro, Time;
+
     /// The first touch of a page of 4 KiB.
     ///
     /// A write to each page of a fresh private mapping with MADV_NOHUGEPAGE.

@@ -5,6 +5,7 @@
 //! counter, and the observer is told that it is over. So the levels below can read
 //! KVM's counts around the samples and nothing else.
 
+mod console;
 mod device;
 mod disk;
 mod instructions;
@@ -142,6 +143,7 @@ pub fn measure(row: Row, session: &mut Session<'_>) -> Result<Measured, Error> {
         }
         Row::SendIpi => processors::send_ipi(session),
         Row::FutexWake => processors::futex_wake(session),
+        Row::ConsoleWrite => console::write(session),
         Row::Cpu => processor::hash(session),
         Row::Memory => memory::copy(session),
         Row::ForkExec => programs::fork_exec(session),

@@ -232,14 +232,14 @@ rows! {
 
     /// A load that misses the TLB.
     ///
-    /// A random cycle through 64 MiB in pages of 4 KiB, more than any TLB covers: one load
-    /// a page, each address taken from the load before, and each page once. The memory
-    /// has been used before, but not at these addresses; the level's own page tables are
-    /// complete. With EPT or NPT no load exits, and two-dimensional page walks show; a
-    /// hypervisor that shadows page tables fills its own at each load.
+    /// A random cycle through 64 MiB: one load in each eight pages of 4 KiB, each address
+    /// taken from the load before. The memory has been used before, but not at these
+    /// addresses, which the level's page tables already have. With EPT or NPT no load
+    /// exits, and two-dimensional page walks show; a hypervisor that shadows page tables
+    /// fills its own at each load, eight pages at a time where it is KVM.
     ///
     /// Cache misses are part of it: at L0 it isn't the price of a walk alone. Huge pages at
-    /// any level shorten it.
+    /// any level below shorten it.
     PointerChase = "pointer-chase", Micro, Time;
 
     /// A switch between two processes.

@@ -20,10 +20,13 @@ const LARGE_PAGE: usize = 2 << 20;
 const MOST_LARGE_PAGES: usize = 16;
 /// Pages of 4 KiB touched: 16 MiB.
 const MOST_PAGES: usize = 4096;
-/// More pages than any TLB of today has entries (some 4000).
-const CHASED_PAGES: usize = 16 << 10;
+/// What is chased through: 64 MiB.
+const CHASED: usize = 64 << 20;
+/// One load for each eight pages: their entries of the page table share a cache line, and
+/// where KVM shadows one of them, it shadows all (`pte_prefetch` in `paging_tmpl.h`).
+const STRIDE: usize = 8 * PAGE;
 /// Loads in one sample, so that reading the time is little of it.
-const LOADS: usize = 64;
+const LOADS: usize = 16;
 /// What is copied within: twice this.
 const COPIED: usize = 32 << 20;
 /// What is copied at a time.
@@ -53,25 +56,26 @@ fn touch(
     })
 }
 
-/// Each page is loaded from once: a hypervisor that shadows page tables has to fill
-/// its own at that load.
+/// Each place is loaded from once: a hypervisor that shadows page tables has to fill its
+/// own at that load.
 pub(super) fn pointer_chase(session: &mut Session<'_>) -> Result<Measured, Error> {
-    let file = memory_file(c"pointer-chase", CHASED_PAGES * PAGE)?;
-    // A random cycle through all pages (Sattolo's algorithm).
-    let mut next: Vec<usize> = (0..CHASED_PAGES).collect();
+    const PLACES: usize = CHASED / STRIDE;
+    let file = memory_file(c"pointer-chase", CHASED)?;
+    // A random cycle through all places (Sattolo's algorithm).
+    let mut next: Vec<usize> = (0..PLACES).collect();
     let mut random = Random::new(1);
-    for last in (1..CHASED_PAGES).rev() {
+    for last in (1..PLACES).rev() {
         next.swap(last, random.below(last));
     }
-    // Each page's pointer is on a cache line of its own number, so that they spread
-    // over all sets of the caches.
-    let place = |page: usize| page * PAGE + page % 64 * 64;
-    for (page, next) in next.into_iter().enumerate() {
-        file.write_all_at(&place(next).to_ne_bytes(), place(page) as u64)?;
+    // Each place is on a cache line of its own number, so that they spread over all sets
+    // of the caches.
+    let offset = |place: usize| place * STRIDE + place % 64 * 64;
+    for (place, next) in next.into_iter().enumerate() {
+        file.write_all_at(&offset(next).to_ne_bytes(), offset(place) as u64)?;
     }
-    let memory = Region::of(&file, CHASED_PAGES * PAGE)?;
-    let mut at = place(0);
-    session.take(CHASED_PAGES / LOADS, LOADS as u64, || {
+    let memory = Region::of(&file, CHASED)?;
+    let mut at = offset(0);
+    session.take(PLACES / LOADS, LOADS as u64, || {
         for _ in 0..LOADS {
             at = memory.read(at);
         }

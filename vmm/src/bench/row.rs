@@ -226,8 +226,8 @@ rows! {
     ///
     /// A write to each 2 MiB of a fresh, aligned, private mapping with MADV_HUGEPAGE.
     ///
-    /// As `page-touch-4k`; and if the guest kernel has no page of 2 MiB left, it gives 4 KiB,
-    /// which the row can't see.
+    /// As `page-touch-4k`. The row is left out where the guest kernel gives no such page; if
+    /// it has none left after the first, it gives 4 KiB, which the row can't see.
     PageTouch2m = "page-touch-2m", Micro, Time;
 
     /// A load that misses the TLB.

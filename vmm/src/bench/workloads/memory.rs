@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::hint::black_box;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -37,6 +37,8 @@ pub(super) fn touch_4k(session: &mut Session<'_>) -> Result<Measured, Error> {
 }
 
 pub(super) fn touch_2m(session: &mut Session<'_>) -> Result<Measured, Error> {
+    // Kept, so that no sample is given its memory.
+    let _first = large_page()?;
     touch(session, LARGE_PAGE, MOST_LARGE_PAGES, libc::MADV_HUGEPAGE)
 }
 
@@ -54,6 +56,29 @@ fn touch(
         index += 1;
         Ok(())
     })
+}
+
+/// A page of 2 MiB, if the kernel gives one: by default it gives none where there are less
+/// than 512 MiB of memory.
+fn large_page() -> Result<Region, Error> {
+    let path = "/proc/self/smaps_rollup";
+    let kib = || {
+        let text = fs::read_to_string(path).map_err(|source| Error::Missing {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut lines = text.lines();
+        let kib = lines.find_map(|line| line.strip_prefix("AnonHugePages:"));
+        let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok::<_, Error>(kib.unwrap_or(0))
+    };
+    let before = kib()?;
+    let page = Region::fresh(LARGE_PAGE, libc::MADV_HUGEPAGE)?;
+    page.write(0, 1);
+    match kib()? > before {
+        true => Ok(page),
+        false => Err(Error::NoLargePages),
+    }
 }
 
 /// Each place is loaded from once: a hypervisor that shadows page tables has to fill its

@@ -38,6 +38,12 @@ pub enum Error {
     /// It happens before anything runs that could measure it.
     #[error("{0} can't be measured by the level itself")]
     Outside(Row),
+    /// Transparent huge pages are off, or no memory is left in one piece.
+    #[error(
+        "the kernel gives no page of 2 MiB: \
+         see /sys/kernel/mm/transparent_hugepage/enabled, and free memory"
+    )]
+    NoLargePages,
     /// The level wasn't given a disk that may be overwritten.
     #[error("no scratch disk is here")]
     NoDisk,

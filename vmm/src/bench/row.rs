@@ -270,7 +270,7 @@ rows! {
 
     /// Memory at work.
     ///
-    /// Copies of 1 MiB within 64 MiB, touched before.
+    /// Copies of 1 MiB within 64 MiB, touched before, by REP MOVSQ.
     ///
     /// Huge pages, and which of the host's memory controllers the pages lie at, decide more
     /// than the level does. Where the last cache is larger than that, it has a share.

@@ -1,6 +1,5 @@
 //! What the monitor finds out about its host before it decides anything.
 
-use std::fs;
 use std::path::Path;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
@@ -11,6 +10,7 @@ use nestling_arch::nested::{CAPABILITY_MSRS, HostFacts, VmxCapabilities};
 use nestling_arch::template;
 
 use crate::kvm::{self, KvmError};
+use crate::sysfs;
 
 /// Gathers what the exposure policy needs to know.
 pub fn gather(kvm: &Kvm) -> Result<HostFacts, KvmError> {
@@ -20,7 +20,7 @@ pub fn gather(kvm: &Kvm) -> Result<HostFacts, KvmError> {
     Ok(HostFacts {
         processor: processor_has_extension(vendor),
         module: module.exists(),
-        nested_parameter: read_switch(&module.join("parameters/nested")),
+        nested_parameter: sysfs::switch(&module.join("parameters/nested")),
         nested_state: u32::try_from(kvm.check_extension_int(Cap::NestedState)).unwrap_or(0),
         vmx: if vendor == Vendor::Intel {
             vmx_capabilities(kvm)
@@ -49,15 +49,6 @@ pub fn physical_address_bits(supported: &Cpuid) -> u8 {
     match supported.get(ADDRESS_SIZES, 0).eax.to_le_bytes()[0] {
         0 => 36,
         bits => bits,
-    }
-}
-
-/// A module parameter, which the kernel prints as Y and N or 1 and 0.
-pub fn read_switch(path: &Path) -> Option<bool> {
-    match fs::read_to_string(path).ok()?.trim() {
-        "Y" | "1" => Some(true),
-        "N" | "0" => Some(false),
-        _ => None,
     }
 }
 

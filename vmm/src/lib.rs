@@ -29,6 +29,7 @@ pub mod session;
 pub mod signals;
 pub mod size;
 pub mod stats;
+pub mod sysfs;
 pub mod table;
 pub mod vcpu;
 pub mod vm;

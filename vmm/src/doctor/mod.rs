@@ -16,7 +16,7 @@ use nestling_arch::nested::{self, HostFacts};
 use serde::Serialize;
 
 pub use controls::{Controls, Row as ControlRow};
-pub use findings::{Emulator, Findings, HugePages, Kernels};
+pub use findings::{Emulator, Findings, Kernels};
 pub use text::text;
 
 use crate::metal::Metal;

@@ -9,6 +9,7 @@ use super::*;
 use crate::guest::facts::Processor;
 use crate::kvm::KvmError;
 use crate::size::Size;
+use crate::sysfs::HugePages;
 
 /// What a recorded host's KVM said.
 fn facts(dump: &str) -> HostFacts {
@@ -36,6 +37,7 @@ fn sound() -> Findings {
         processor: Processor {
             vendor: "AuthenticAMD".into(),
             model: "AMD EPYC 7763".into(),
+            microcode: None,
             flags: ["fpu", "svm", "npt"].map(String::from).into(),
             count: 8,
         },

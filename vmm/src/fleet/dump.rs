@@ -13,6 +13,7 @@ use nestling_arch::template::{self, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::facts;
+use crate::guest::facts::Processor;
 use crate::kvm::KvmError;
 
 /// The version of the form; docs/json.md describes it.
@@ -85,15 +86,15 @@ impl Dump {
     pub fn of_host(kvm: &Kvm) -> Result<Self, DumpError> {
         let mut facts = facts::gather(kvm)?;
         facts.supported.remove_zeros();
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = Processor::current();
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let vmx = CAPABILITY_MSRS.filter_map(|msr| Some((msr, facts.vmx.get(msr)?)));
         let known = |(msr, _): &(u32, u64)| template::feature_msrs().any(|known| known == *msr);
         Ok(Self {
             version: VERSION,
-            processor: field(&cpuinfo, "model name").unwrap_or_default(),
+            processor: processor.model,
             vendor: facts.vendor(),
-            microcode: field(&cpuinfo, "microcode"),
+            microcode: processor.microcode,
             kernel: release.trim().to_owned(),
             msrs: vmx.chain(facts.msrs.iter()).filter(known).collect(),
             cpuid: facts.supported,
@@ -194,15 +195,6 @@ impl Dump {
     }
 }
 
-/// The first field of that name in /proc/cpuinfo.
-fn field(cpuinfo: &str, name: &str) -> Option<String> {
-    cpuinfo
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,12 +250,5 @@ mod tests {
             .expect_err("no file")
             .to_string();
         assert!(error.starts_with("can't read the dump absent: "), "{error}");
-    }
-
-    #[test]
-    fn cpuinfo_is_read() {
-        let text = "x : 1\nmicrocode\t: 0xa0\nmicrocode\t: 0xa1\n";
-        assert_eq!(field(text, "microcode"), Some("0xa0".into()));
-        assert_eq!(field(text, "model name"), None);
     }
 }

@@ -41,6 +41,8 @@ pub struct Processor {
     pub vendor: String,
     /// `model name` of the first processor.
     pub model: String,
+    /// `microcode` of the first processor: its revision.
+    pub microcode: Option<String>,
     /// `flags` of the first processor.
     pub flags: Vec<String>,
     /// How many there are.
@@ -58,6 +60,9 @@ impl Processor {
                 "vendor_id" => processor.vendor = value.trim().to_owned(),
                 "model name" if processor.model.is_empty() => {
                     value.trim().clone_into(&mut processor.model);
+                }
+                "microcode" if processor.microcode.is_none() => {
+                    processor.microcode = Some(value.trim().to_owned());
                 }
                 "flags" if processor.flags.is_empty() => {
                     processor.flags = value.split_whitespace().map(str::to_owned).collect();
@@ -164,7 +169,7 @@ pub(super) fn oom_kills() -> u64 {
 }
 
 /// The number behind `name` in a file of lines `name number ...`.
-fn counter(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn counter(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .map(str::split_whitespace)
         .find_map(|mut words| {
@@ -181,8 +186,9 @@ mod tests {
     use super::*;
 
     const CPUINFO: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC\n\
-                           flags\t\t: fpu svm npt\n\n\
-                           processor\t: 1\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu svm npt\n";
+                           microcode\t: 0xa0\nflags\t\t: fpu svm npt\n\n\
+                           processor\t: 1\nvendor_id\t: AuthenticAMD\n\
+                           microcode\t: 0xa1\nflags\t\t: fpu svm npt\n";
 
     #[test]
     fn cpuinfo_is_read() {
@@ -195,6 +201,7 @@ mod tests {
             ),
             ("AuthenticAMD", "EPYC", 2)
         );
+        assert_eq!(processor.microcode.as_deref(), Some("0xa0"));
         assert_eq!(processor.exposure(), "svm");
         assert_eq!(Processor::parse("flags : fpu svml vmx").exposure(), "vmx");
         assert_eq!(Processor::parse("flags : fpu svml").exposure(), "off");

@@ -1,6 +1,7 @@
 //! What a level costs, measured so that it can be trusted.
 
 pub mod compare;
+mod environment;
 pub mod exits;
 mod number;
 pub mod report;

@@ -8,6 +8,7 @@ pub mod report;
 pub mod results;
 pub mod row;
 pub mod server;
+pub mod slurm;
 pub mod statistics;
 pub mod workloads;
 

@@ -100,10 +100,7 @@ impl Folder {
     /// # Errors
     /// If the folder can't be read, or a boot is of another version.
     pub fn read(&self) -> Result<(Vec<Boot>, Vec<Damage>), Error> {
-        let entries = fs::read_dir(&self.path).map_err(at(&self.path))?;
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<String> = names(&self.path)?.collect();
         names.sort();
         let mut boots = BTreeMap::new();
         let mut damaged = Vec::new();
@@ -190,6 +187,20 @@ impl Results {
             .filter(|number| !there.contains(number))
             .collect()
     }
+}
+
+/// The numbers of the boots whose files are in the folder at `path`, by their names
+/// alone. On a network's file system, what other machines have added is seen as well.
+///
+/// # Errors
+/// If the folder can't be read.
+pub fn kept(path: &Path) -> Result<BTreeSet<usize>, Error> {
+    Ok(names(path)?.filter_map(|name| number(&name)).collect())
+}
+
+fn names(folder: &Path) -> Result<impl Iterator<Item = String> + use<>, Error> {
+    let entries = fs::read_dir(folder).map_err(at(folder))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()))
 }
 
 fn file_name(number: usize) -> String {

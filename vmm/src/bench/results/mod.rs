@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use boot::{Boot, Clock, Environment, HugePages, Level, Measured, Outcome, Phase};
-pub use folder::{Damage, Folder, Results};
+pub use folder::{Damage, Folder, Results, kept};
 pub use manifest::{Configuration, Manifest, Monitor, Plan};
 
 /// The version of both files.

@@ -72,6 +72,19 @@ fn what_is_kept_is_read_again() {
 }
 
 #[test]
+fn boots_are_counted_by_their_files() {
+    let (_root, folder) = folder();
+    assert_eq!(kept(&folder.path).unwrap(), BTreeSet::new());
+    for number in [0, 11] {
+        folder.keep(&boot(number)).unwrap();
+    }
+    fs::write(folder.path.join("boot-0003.json.7.partial"), "").unwrap();
+    assert_eq!(kept(&folder.path).unwrap(), BTreeSet::from([0, 11]));
+    let error = kept(&folder.path.join("none")).unwrap_err().to_string();
+    assert!(error.contains("none"), "{error}");
+}
+
+#[test]
 fn nothing_is_overwritten() {
     let (_root, folder) = folder();
     folder.keep(&boot(0)).unwrap();

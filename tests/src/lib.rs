@@ -16,4 +16,5 @@ pub mod plan;
 pub mod qemu;
 pub mod results;
 pub mod skip;
+pub mod slurm;
 pub mod xen;

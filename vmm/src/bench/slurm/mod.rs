@@ -66,6 +66,9 @@ impl Slurm {
         stop: &Signals,
         told: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
+        if missing.is_empty() {
+            return Ok(());
+        }
         let show = ["show".into(), "config".into()];
         let config = ask("scontrol", &show, Signalled::Ends)?;
         let size = queue::max_array_size(&config).unwrap_or(MAX_ARRAY_SIZE);

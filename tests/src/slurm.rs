@@ -78,6 +78,18 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits until something is there.
+    ///
+    /// # Panics
+    /// If it doesn't come, with what the daemons have said.
+    pub fn wait(&self, what: &str, mut there: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !there() {
+            assert!(begin.elapsed() < PATIENCE, "no {what}: {}", self.said());
+            sleep(Duration::from_millis(100));
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -174,14 +186,6 @@ impl Cluster {
             .spawn()?;
         self.daemons.push(daemon);
         Ok(())
-    }
-
-    fn wait(&self, what: &str, mut there: impl FnMut() -> bool) {
-        let begin = Instant::now();
-        while !there() {
-            assert!(begin.elapsed() < PATIENCE, "no {what}: {}", self.said());
-            sleep(Duration::from_millis(100));
-        }
     }
 
     /// What the daemons have said.

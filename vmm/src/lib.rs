@@ -21,6 +21,7 @@ pub mod machine;
 pub mod mapping;
 pub mod memory;
 pub mod metal;
+pub mod monitor;
 pub mod nest;
 pub mod network;
 pub mod order;

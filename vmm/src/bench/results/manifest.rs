@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use crate::bench::row::Row;
+pub use crate::monitor::Monitor;
 use crate::order::MAX_LEVEL;
 
 /// More boots than any run has.
@@ -56,16 +57,6 @@ pub struct Plan {
     pub monitors: Vec<Monitor>,
     /// Where the random order of rows and levels begins.
     pub seed: u64,
-}
-
-/// A monitor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Monitor {
-    /// What it is called in the report: `nestling`, `qemu-q35`.
-    pub name: String,
-    /// Its command line with `{kernel}`, `{initrd}` and `{cmdline}`; none for nestling.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command: Option<String>,
 }
 
 /// One column of a report: what is compared with the others.

@@ -1,5 +1,6 @@
 //! Counts: KVM's own, and how they are shown.
 
+pub mod debugfs;
 mod descriptor;
 pub mod live;
 pub mod look;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::image::archive::{self, Tree};
+use crate::monitor::Monitor;
 
 /// The version of the format; a level refuses any other.
 pub const VERSION: u32 = 1;
@@ -248,6 +249,9 @@ pub struct Nest {
     pub name: String,
     /// The machine to boot.
     pub machine: Machine,
+    /// Who boots it; nestling if nobody is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
     /// How long each phase may take, by the clock of the level that waits.
     pub limits: Limits,
     /// Report the machine's counts every so many seconds.
@@ -472,6 +476,7 @@ mod tests {
                 network: String::new(),
                 forwards: Vec::new(),
             },
+            monitor: "qemu-q35".parse().ok(),
             limits: Limits {
                 boot_s: 60,
                 silence_s: 30,

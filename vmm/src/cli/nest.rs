@@ -19,7 +19,8 @@ use crate::console::terminal::{self, RawMode};
 use crate::image::{self, Addition, Image, kernel};
 use crate::metal::directory::Directory;
 use crate::metal::{self, Metal, bochs, qemu};
-use crate::nest::machine::{self, Machine, MonitorSpec};
+use crate::monitor::Monitor;
+use crate::nest::machine::{self, Machine, MonitorSpec, Other};
 use crate::nest::network::{Host, HostPage, Kind};
 use crate::nest::plan;
 use crate::nest::report::Report;
@@ -270,6 +271,7 @@ impl Nest {
             cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
                 .trim()
                 .to_owned(),
+            monitor: Monitor::default(),
             kvm: Kvm {
                 common: metal.kvm_parameters().to_owned(),
                 ..Kvm::default()
@@ -426,6 +428,7 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
     let initrd = folder.path().join("initrd");
     machine::write_initrd(&image.initramfs, &plan.order, &initrd).map_err(Failure::failed)?;
     let program = std::env::current_exe().map_err(Failure::failed)?;
+    let channel = folder.path().join("channel");
     machine::spawn_monitor(&MonitorSpec {
         program: &program,
         kernel: &image.kernel,
@@ -439,6 +442,7 @@ fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machi
         debug_exit: false,
         channel: true,
         kernel_cache: true,
+        other: Other::of(plan, &channel),
     })
     .map_err(Failure::failed)
 }

@@ -14,7 +14,7 @@ use super::{facts, setup, workload};
 use crate::channel::{Edge, Event, Fault, FaultKind, How, What, WorkloadResult};
 use crate::image::archive::{self, Tree};
 use crate::nest::fetcher::Fetcher;
-use crate::nest::machine::{self, MonitorSpec};
+use crate::nest::machine::{self, MonitorSpec, Other};
 use crate::nest::process;
 use crate::nest::supervise::supervise;
 use crate::nest::watch::Watch;
@@ -25,6 +25,8 @@ use crate::signals::Signals;
 const KERNEL: &str = "/nestling/kernel";
 /// The next level's initramfs: the image, then the order.
 const INITRD: &str = "/run/nestling/initrd";
+/// Where another monitor connects for the channel.
+const CHANNEL: &str = "/run/nestling/channel";
 /// What the running system added to the image's root.
 const EXCLUDED: [&str; 7] = [
     "/dev",
@@ -197,6 +199,10 @@ fn boot(
 ) -> Result<(), Error> {
     initrd.write(&nest.order)?;
     machine::create_disks(&nest.machine.disks)?;
+    let other = Other::of(nest, Path::new(CHANNEL));
+    if other.is_some() {
+        setup::mount_debugfs();
+    }
     let machine = machine::spawn_monitor(&MonitorSpec {
         program: Path::new("/proc/self/exe"),
         kernel: Path::new(KERNEL),
@@ -211,6 +217,7 @@ fn boot(
         channel: true,
         // A level's files are its memory.
         kernel_cache: false,
+        other,
     })?;
     if nest.trace {
         setup::mount_tracing();
@@ -243,6 +250,7 @@ fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> 
         debug_exit: run.status.is_some(),
         channel: false,
         kernel_cache: false,
+        other: None,
     })?;
     let watch = Watch::other(level, &run.name, run.status, run.total_s);
     supervise(machine, watch, Some(stop), None, &mut |event| {

@@ -60,6 +60,13 @@ pub(super) fn mount_tracing() {
     let _ = sys::mount("tracefs", "/sys/kernel/tracing", safe, "");
 }
 
+/// Mounts debugfs, where KVM shows what machines under any monitor count, unless it is
+/// there already. What can't be counted then says so itself.
+pub(super) fn mount_debugfs() {
+    let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
+    let _ = sys::mount("debugfs", "/sys/kernel/debug", safe, "");
+}
+
 /// Reads the order's file, if it isn't too long to be one.
 pub(super) fn read_order() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

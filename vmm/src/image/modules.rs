@@ -20,6 +20,8 @@ pub const DEFAULT: &[&str] = &[
     "virtio_net",
     "virtio_console",
     "virtio_rng",
+    // For levels under other monitors: all that a microvm's devices are on.
+    "virtio_mmio",
     "pvpanic_pci",
     "button",
     "evdev",

@@ -108,6 +108,7 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
         group: true,
         console: None,
         channel: None,
+        listener: None,
         events: None,
         sight: Sight::default(),
         messages: Some(messages.into()),

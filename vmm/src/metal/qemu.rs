@@ -59,6 +59,7 @@ pub fn start(spec: &Spec<'_>) -> Result<Machine, Error> {
         group: true,
         console: Some(console.into()),
         channel: Some(channel.into()),
+        listener: None,
         events: None,
         sight: Sight::default(),
         messages,

@@ -2,16 +2,17 @@
 
 use std::any::Any;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::process;
 use crate::api::directory;
+use crate::monitor::{CommandLine, Monitor, Values};
 use crate::order::{self, Order};
 
 /// A monitor or emulator that runs one machine.
@@ -28,7 +29,9 @@ pub struct Machine {
     pub console: Option<OwnedFd>,
     /// The clean channel, both ways.
     pub channel: Option<OwnedFd>,
-    /// The monitor's own events; an emulator has none.
+    /// Where the monitor connects to make the channel, if it isn't there yet.
+    pub listener: Option<UnixListener>,
+    /// The monitor's own events; an emulator, or another monitor, has none.
     pub events: Option<OwnedFd>,
     /// The process's messages.
     pub messages: Option<OwnedFd>,
@@ -44,12 +47,21 @@ pub struct Machine {
 /// How a machine's counts are read.
 #[derive(Debug, Default)]
 pub struct Sight {
-    /// Where its monitor listens; an emulator doesn't.
-    pub control: Option<PathBuf>,
+    /// Who has counted; nobody for an emulator.
+    pub counts: Option<CountedBy>,
     /// Report them so often, besides at marks and at the end.
     pub sample: Option<Duration>,
     /// Count its exits by reason, as KVM's tracepoints tell them.
     pub trace: bool,
+}
+
+/// Who tells a machine's counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CountedBy {
+    /// Its monitor, which listens here.
+    Monitor(PathBuf),
+    /// KVM itself, by debugfs, for any other monitor.
+    Kernel,
 }
 
 impl fmt::Debug for Machine {
@@ -131,6 +143,34 @@ pub struct MonitorSpec<'a> {
     pub channel: bool,
     /// Keep the kernel unpacked in this user's cache for the next nest.
     pub kernel_cache: bool,
+    /// The monitor that boots it instead of this program.
+    pub other: Option<Other<'a>>,
+}
+
+/// Another monitor than nestling.
+#[derive(Debug)]
+pub struct Other<'a> {
+    /// Which.
+    pub monitor: &'a Monitor,
+    /// Its command line.
+    pub command: &'a CommandLine,
+    /// Where a socket for the channel may be made.
+    pub socket: &'a Path,
+}
+
+impl<'a> Other<'a> {
+    /// The monitor that is to boot `nest`, if it is another; `socket` is a path for
+    /// its channel.
+    #[must_use]
+    pub fn of(nest: &'a order::Nest, socket: &'a Path) -> Option<Self> {
+        let monitor = nest.monitor.as_ref()?;
+        let command = monitor.command.as_ref()?;
+        Some(Self {
+            monitor,
+            command,
+            socket,
+        })
+    }
 }
 
 /// Starts the monitor for a level.
@@ -138,6 +178,13 @@ pub struct MonitorSpec<'a> {
 /// # Errors
 /// What the system says of the sockets, pipes or the start.
 pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
+    match &spec.other {
+        Some(other) => spawn_other(spec, other),
+        None => spawn_nestling(spec),
+    }
+}
+
+fn spawn_nestling(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     let channel = spec.channel.then(UnixStream::pair).transpose()?;
     let (events, events_end) = io::pipe()?;
     let mut inherited = vec![events_end.as_fd()];
@@ -192,31 +239,79 @@ pub fn spawn_monitor(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
     for mapping in &machine.forwards {
         command.args(["--forward", mapping]);
     }
+    let child = start(command, &inherited, spec)?;
+    let counts = directory::socket_of(child.id()).ok();
+    let mut machine = started(child, spec, counts.map(CountedBy::Monitor));
+    machine.channel = channel.map(|(channel, _)| channel.into());
+    machine.events = Some(events.into());
+    machine.power_button = true;
+    Ok(machine)
+}
+
+fn spawn_other(spec: &MonitorSpec<'_>, other: &Other<'_>) -> io::Result<Machine> {
+    let machine = spec.machine;
+    other.monitor.check(machine).map_err(io::Error::other)?;
+    let arguments = other.command.arguments(&Values {
+        kernel: spec.kernel,
+        initrd: spec.initrd.unwrap_or(Path::new("/dev/null")),
+        cmdline: &machine.cmdline,
+        cpus: machine.cpus,
+        memory_mib: machine.memory_mib,
+        channel: other.socket,
+        disk: machine.disks.first().map(|disk| Path::new(&disk.path)),
+    });
+    let mut command = Command::new(other.command.program());
+    command.args(arguments.map_err(io::Error::other)?);
+    // That of the machine before.
+    let _ = fs::remove_file(other.socket);
+    let listener = UnixListener::bind(other.socket)?;
+    listener.set_nonblocking(true)?;
+    let child = start(command, &[], spec).map_err(|error| {
+        let text = format!("{}: {error}", other.command.program());
+        io::Error::new(error.kind(), text)
+    })?;
+    let mut machine = started(child, spec, Some(CountedBy::Kernel));
+    machine.listener = Some(listener);
+    Ok(machine)
+}
+
+/// Starts `command`, which keeps `inherited`, with the streams that `spec` asks for.
+fn start(
+    mut command: Command,
+    inherited: &[BorrowedFd<'_>],
+    spec: &MonitorSpec<'_>,
+) -> io::Result<Child> {
     if !spec.raw_console {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
     command.stderr(Stdio::piped());
-    process::prepare(&mut command, &inherited, !spec.raw_console);
-    let mut child = command.spawn()?;
-    let console = child.stdout.take().map(OwnedFd::from);
-    let messages = child.stderr.take().map(OwnedFd::from);
+    process::prepare(&mut command, inherited, !spec.raw_console);
+    command.spawn()
+}
+
+/// The machine of a monitor that was just started, of which nothing but its console
+/// and its messages is known.
+fn started(mut child: Child, spec: &MonitorSpec<'_>, counts: Option<CountedBy>) -> Machine {
     let seconds = spec.sample_s.filter(|seconds| *seconds > 0);
     let sight = Sight {
-        control: directory::socket_of(child.id()).ok(),
+        counts,
         sample: seconds.map(|seconds| Duration::from_secs(seconds.into())),
         trace: spec.trace,
     };
-    Ok(Machine {
+    let console = child.stdout.take().map(OwnedFd::from);
+    let messages = child.stderr.take().map(OwnedFd::from);
+    Machine {
         child,
         sight,
         group: !spec.raw_console,
         console,
-        channel: channel.map(|(channel, _)| channel.into()),
-        events: Some(events.into()),
+        channel: None,
+        listener: None,
+        events: None,
         messages,
-        power_button: true,
+        power_button: false,
         keep: Vec::new(),
-    })
+    }
 }
 
 /// Makes the files that `disks` ask to have created, of that length and empty.
@@ -245,7 +340,7 @@ mod tests {
     fn an_order_follows_its_image_at_the_kernels_alignment() {
         let dir = tempfile::tempdir().unwrap();
         let (image, out) = (dir.path().join("image"), dir.path().join("out"));
-        std::fs::write(&image, b"12345").unwrap();
+        fs::write(&image, b"12345").unwrap();
         let order = Order {
             version: order::VERSION,
             level: 1,
@@ -255,7 +350,7 @@ mod tests {
             steps: vec![],
         };
         write_initrd(&image, &order, &out).unwrap();
-        let bytes = std::fs::read(&out).unwrap();
+        let bytes = fs::read(&out).unwrap();
         assert_eq!(bytes[..8], *b"12345\0\0\0");
         assert_eq!(bytes[8..], order.segment().unwrap());
     }
@@ -264,7 +359,7 @@ mod tests {
     fn disks_are_created_at_their_size_and_kept_if_they_are_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        std::fs::write(&path, b"kept").unwrap();
+        fs::write(&path, b"kept").unwrap();
         let path_text = path.to_str().unwrap().to_owned();
         let disk = order::Disk {
             path: path_text,
@@ -272,7 +367,7 @@ mod tests {
             create_mib: Some(1),
         };
         create_disks(&[disk]).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
         assert_eq!((bytes.len(), &bytes[..4]), (1 << 20, &b"kept"[..]));
     }
 }

@@ -37,6 +37,8 @@ pub enum Kind {
     Bridge,
     /// Each level has its own.
     Nat,
+    /// Each level has what another monitor than nestling gives it.
+    Monitors,
 }
 
 impl FromStr for Kind {
@@ -58,6 +60,7 @@ impl fmt::Display for Kind {
             Self::Off => "off",
             Self::Bridge => "bridge",
             Self::Nat => "nat",
+            Self::Monitors => "monitors",
         })
     }
 }
@@ -147,7 +150,7 @@ impl Networks {
     fn address(self, level: u8) -> Ipv4Addr {
         let network = match self.kind {
             Kind::Nat => Self::subnet(level - 1),
-            Kind::Bridge | Kind::Off => Self::subnet(0),
+            Kind::Bridge | Kind::Off | Kind::Monitors => Self::subnet(0),
         };
         Ipv4Addr::new(192, 168, network, 10 + level)
     }
@@ -159,7 +162,7 @@ impl Networks {
 
     /// Completes the machine of a level, which is 1 at least.
     pub fn complete(self, machine: &mut order::Machine, level: u8) {
-        if self.kind == Kind::Off {
+        if matches!(self.kind, Kind::Off | Kind::Monitors) {
             return;
         }
         let mac = Self::mac(level);
@@ -185,7 +188,9 @@ impl Networks {
                 address,
             ),
             Kind::Nat => (self.host.mapping, address),
-            Kind::Bridge | Kind::Off => (self.host.mapping, self.address(self.depth)),
+            Kind::Bridge | Kind::Off | Kind::Monitors => {
+                (self.host.mapping, self.address(self.depth))
+            }
         };
         if bridged {
             let nested = (2..=self.depth)
@@ -225,7 +230,7 @@ impl Networks {
 
     /// What the deepest level does with its network.
     pub fn work(self) -> Option<NetworkWork> {
-        (self.kind != Kind::Off).then(|| NetworkWork {
+        matches!(self.kind, Kind::Bridge | Kind::Nat).then(|| NetworkWork {
             ping: Ipv4Addr::new(192, 168, Self::subnet(0), 1).into(),
             resolve: format!("gateway.{}", Self::domain(0)),
             fetch: self.host.page,
@@ -235,7 +240,7 @@ impl Networks {
 
     /// Where the one who boots a level fetches the deepest level's page.
     pub fn fetch(self, level: u8) -> Option<SocketAddr> {
-        (self.kind != Kind::Off && level == 1).then_some(self.host.mapping)
+        (self.work().is_some() && level == 1).then_some(self.host.mapping)
     }
 }
 
@@ -328,6 +333,17 @@ mod tests {
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable),
         }
+    }
+
+    #[test]
+    fn under_other_monitors_a_level_asks_for_an_address_and_nothing_else_is_known() {
+        let networks = networks(Kind::Monitors, 2);
+        let machine = machine(networks, 2);
+        assert!(machine.nets.is_empty() && machine.network.is_empty());
+        let own = networks.own(1).unwrap();
+        assert!(own.dhcp && own.bridge.is_none());
+        assert_eq!(networks.own(0).unwrap().serve, Some(Host::EMULATED.page));
+        assert_eq!((networks.work(), networks.fetch(1)), (None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use nestling_arch::template::Template;
 
 use super::network::{self, Networks};
 use crate::config::MAX_VCPUS;
+use crate::monitor::Monitor;
 use crate::order::{self, Kvm, Limits, Machine, Nest, Order, Step, VERSION, Workload};
 
 /// Modules that serve a level itself, where the kernel hasn't them built in.
@@ -22,8 +23,12 @@ const MODULES: [&str; 9] = [
     "pvpanic_pci",
     "rtc_cmos",
 ];
+/// What serves a level under another monitor too: microvms have no PCI.
+const OTHER_MODULES: [&str; 1] = ["virtio_mmio"];
 /// What a kernel and its init need besides the image, in MiB.
 const BASE_MIB: u32 = 128;
+/// What another monitor needs for itself in the level that runs it, in MiB.
+const OTHER_MIB: u32 = 64;
 /// Memory sizes are multiples of this many MiB.
 const GRANULE_MIB: u32 = 16;
 /// The arguments every level's kernel gets.
@@ -56,6 +61,9 @@ pub enum Error {
         /// What the image needs.
         needed: u32,
     },
+    /// A machine that the monitor can't boot.
+    #[error("{0}")]
+    Monitor(String),
     /// The levels together need more than the metal has.
     #[error(
         "{depth} levels need {needed} MiB at L{first}, this metal has {limit} MiB: \
@@ -100,6 +108,8 @@ pub struct Request {
     pub hyperv: Vec<hyperv::Request>,
     /// Kernel arguments for every level besides nestling's own.
     pub cmdline: String,
+    /// Who boots the levels above L0.
+    pub monitor: Monitor,
     /// How KVM is loaded.
     pub kvm: Kvm,
     /// How the levels reach each other.
@@ -148,7 +158,12 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
     }
     let mut memory_mib = u64::from(request.memory_mib);
     let networks = Networks {
-        kind: request.network,
+        kind: match request.network {
+            network::Kind::Bridge | network::Kind::Nat if !request.monitor.is_nestling() => {
+                network::Kind::Monitors
+            }
+            kind => kind,
+        },
         depth,
         host: request.host,
     };
@@ -171,7 +186,7 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
         if level == first {
             return Ok(nest);
         }
-        memory_mib += overhead_mib(request.image_mib, nest.machine.memory_mib);
+        memory_mib += overhead_mib(request, nest.machine.memory_mib);
         steps = vec![Step::Nest(nest)];
     }
     Err(Error::Depth(depth))
@@ -196,6 +211,7 @@ pub fn appliance() -> Result<Order, Error> {
         cpu_template: None,
         hyperv: Vec::new(),
         cmdline: String::new(),
+        monitor: Monitor::default(),
         kvm: Kvm::default(),
         network: network::Kind::Bridge,
         host: network::Host::EMULATED,
@@ -210,9 +226,14 @@ pub fn appliance() -> Result<Order, Error> {
 /// What a level needs besides its guest's memory: its own system, the image
 /// unpacked and packed again, the bookkeeping of the guest's pages, and what the
 /// kernel keeps free for the sake of huge pages, a twentieth and its watermarks.
-fn overhead_mib(image_mib: u32, guest_mib: u32) -> u64 {
+fn overhead_mib(request: &Request, guest_mib: u32) -> u64 {
     let shares = u64::from(guest_mib / 32 + guest_mib / 16);
-    let own = u64::from(BASE_MIB) + 2 * u64::from(image_mib) + shares;
+    let monitor = if request.monitor.is_nestling() {
+        0
+    } else {
+        OTHER_MIB
+    };
+    let own = u64::from(BASE_MIB + monitor) + 2 * u64::from(request.image_mib) + shares;
     own.next_multiple_of(u64::from(GRANULE_MIB))
 }
 
@@ -263,18 +284,28 @@ fn level_nest(
         network: String::new(),
         forwards: Vec::new(),
     };
+    let other = Some(&request.monitor).filter(|monitor| level > 0 && !monitor.is_nestling());
     if level > 0 {
         networks.complete(&mut machine, level);
+    }
+    if let Some(monitor) = other {
+        let fits = monitor.check(&machine);
+        fits.map_err(|error| Error::Monitor(error.to_string()))?;
     }
     let network = networks.own(level);
     let bridges = network
         .as_ref()
         .is_some_and(|network| network.bridge.is_some());
-    let extra: &[&str] = if bridges { &["tun", "bridge"] } else { &[] };
+    let extra: &[&str] = match other {
+        Some(_) => &OTHER_MODULES,
+        None if bridges => &["tun", "bridge"],
+        None => &[],
+    };
     let hello = request.workload == Workload::Hello;
     Ok(Nest {
         name: String::new(),
         machine,
+        monitor: other.cloned(),
         limits: Limits {
             boot_s: total_s.div_ceil(2),
             silence_s: request.silence_s,
@@ -366,6 +397,7 @@ mod tests {
             cpu_template: None,
             hyperv: Vec::new(),
             cmdline: String::new(),
+            monitor: Monitor::default(),
             kvm: Kvm::default(),
             network: network::Kind::Off,
             host: network::Host::EMULATED,
@@ -417,6 +449,28 @@ mod tests {
         };
         assert_eq!(exposures(0, &["on"]), ["auto", "on", "on", "on"]);
         assert_eq!(exposures(1, &["vmx,-ept", "on"]), ["vmx,-ept", "on", "on"]);
+    }
+
+    #[test]
+    fn another_monitor_boots_all_levels_but_the_metals() {
+        let mut request = Request {
+            monitor: "qemu-microvm".parse().unwrap(),
+            network: network::Kind::Bridge,
+            ..request()
+        };
+        let nest = plan(&request).unwrap();
+        let levels = chain(&nest);
+        let named = levels.iter().map(|nest| nest.monitor.as_ref());
+        let named: Vec<_> = named.map(|one| one.map(|one| one.name.as_str())).collect();
+        assert_eq!(named, [None, Some("qemu-microvm"), Some("qemu-microvm")]);
+        let has = |nest: &Nest| nest.order.modules.contains(&"virtio_mmio".to_owned());
+        assert_eq!([has(levels[0]), has(levels[1])], [false, true]);
+        let sizes: Vec<_> = levels.iter().map(|nest| nest.machine.memory_mib).collect();
+        assert_eq!(sizes, [848, 544, 256]);
+        assert_eq!(levels[2].order.steps, [Step::Workload(Workload::Hello)]);
+        request.nested = vec!["svm,-npt".parse().unwrap()];
+        let error = plan(&request).unwrap_err().to_string();
+        assert!(error.starts_with("monitor qemu-microvm cannot boot a machine with controls"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::stats;
 const GRACE: Duration = Duration::from_secs(60);
 /// The most bytes taken from one stream after the process has ended.
 const LAST_WORDS: usize = 4 << 20;
+/// How often it is looked whether another monitor's vCPUs run yet.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Who is told what happens to a machine.
 pub trait Observer {
@@ -49,6 +52,7 @@ impl<F: FnMut(Event)> Observer for F {
 enum Source {
     Console,
     Channel,
+    Listener,
     Events,
     Messages,
     Exit,
@@ -115,6 +119,7 @@ struct Supervision<'a> {
     level: u8,
     watch: Watch,
     meter: Option<Meter>,
+    /// Whether exits are to be counted by reason, and aren't yet.
     trace: bool,
     sample: Option<Duration>,
     sampled: Duration,
@@ -123,6 +128,8 @@ struct Supervision<'a> {
     start: Instant,
     last_message: String,
     malformed: u64,
+    /// It was said why there are no counts.
+    warned: bool,
     relay: Option<Relay>,
     relayed: bool,
     observer: &'a mut dyn Observer,
@@ -163,7 +170,7 @@ pub fn supervise(
     let mut supervision = Supervision {
         level: watch.level(),
         watch,
-        meter: sight.control.map(Meter::new),
+        meter: sight.counts.map(|by| Meter::new(by, machine.child.id())),
         trace: sight.trace,
         sample: sight.sample,
         sampled: Duration::ZERO,
@@ -171,11 +178,13 @@ pub fn supervise(
         start: Instant::now(),
         last_message: String::new(),
         malformed: 0,
+        warned: false,
         relayed: relay.is_some(),
         relay,
         observer,
     };
     supervision.wait(&mut machine, &mut streams, ended.as_fd(), stop)?;
+    supervision.count_finally();
     // Descendants that hold the streams open are ended before the last words.
     let status = machine.kill()?;
     for mut stream in streams {
@@ -209,9 +218,14 @@ impl Supervision<'_> {
             let stop = stop.filter(|_| kill_at.is_none());
             let rest = until.saturating_sub(now);
             let rest = self.sample(now).map_or(rest, |next| next.min(rest));
+            let rest = self.await_vcpus().map_or(rest, |next| next.min(rest));
             let rest = self.observer.tick().map_or(rest, |tick| tick.min(rest));
             let typed = self.relay.as_ref().and_then(Relay::input);
-            let ready = wait_for(streams, ended, stop, typed, rest)?;
+            let listener = machine.listener.as_ref();
+            let ready = wait_for(streams, listener, ended, stop, typed, rest)?;
+            if ready.contains(&Source::Listener) {
+                streams.extend(accept(&mut machine.listener)?);
+            }
             streams.retain_mut(|stream| {
                 !ready.contains(&stream.source) || self.read(stream, 256 * 1024)
             });
@@ -235,7 +249,7 @@ impl Supervision<'_> {
     /// An event of the monitor itself, which knows nothing of reasons.
     fn monitor(&mut self, mut event: MonitorEvent) -> Option<Event> {
         match (&mut event, &self.meter) {
-            (MonitorEvent::Started, _) if self.trace => self.start_tracing(),
+            (MonitorEvent::Started, _) => self.start_tracing(),
             (MonitorEvent::Exits { vm, .. }, Some(meter)) => stats::add(vm, &meter.reasons()),
             _ => {}
         }
@@ -244,14 +258,33 @@ impl Supervision<'_> {
 
     /// Begins to count exits by reason; if that can't be, says why and goes on.
     fn start_tracing(&mut self) {
-        if let Some(Err(error)) = self.meter.as_mut().map(Meter::trace) {
-            self.observer.event(Event {
-                level: self.level,
-                what: What::Warning {
-                    text: error.to_string(),
-                },
-            });
+        if !std::mem::take(&mut self.trace) {
+            return;
         }
+        if let Some(Err(error)) = self.meter.as_mut().map(Meter::trace) {
+            self.warn(error.to_string());
+        }
+    }
+
+    /// Begins to count exits by reason once the vCPUs of another monitor run, which
+    /// doesn't say when. Answers how soon to look again.
+    fn await_vcpus(&mut self) -> Option<Duration> {
+        let meter = self.meter.as_ref().filter(|meter| meter.by_kernel())?;
+        if !self.trace {
+            return None;
+        }
+        if meter.running().is_none() {
+            return Some(LOOK);
+        }
+        self.start_tracing();
+        None
+    }
+
+    fn warn(&mut self, text: String) {
+        self.observer.event(Event {
+            level: self.level,
+            what: What::Warning { text },
+        });
     }
 
     /// Reports the machine's counts if it is time; answers how long it is to the
@@ -275,9 +308,27 @@ impl Supervision<'_> {
     /// Reports the machine's counts at a mark, if its monitor tells them. Nothing
     /// else is asked of it then: a look for a hypervisor costs the guest an exit.
     fn count(&mut self, at: Option<Mark>) {
-        if let Some(counts) = self.meter.as_ref().and_then(Meter::read) {
-            let event = self.watch.counted(counts, at, None);
+        match self.meter.as_ref().map(Meter::read) {
+            Some(Ok(Some(counts))) => {
+                let event = self.watch.counted(counts, at, None);
+                self.observer.event(event);
+            }
+            Some(Err(error)) if !std::mem::replace(&mut self.warned, true) => {
+                self.warn(error.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// Reports what the machine has counted in all, as far as that can be told before
+    /// its end: under another monitor nobody can after it.
+    fn count_finally(&mut self) {
+        let meter = self.meter.as_ref().filter(|meter| meter.by_kernel());
+        if let Some(Ok(Some(counts))) = meter.map(Meter::read) {
+            let event = self.watch.counted(counts, None, None);
             self.observer.event(event);
+            // A sample has fewer counts, and would take their place.
+            self.sample = None;
         }
     }
 
@@ -336,9 +387,12 @@ impl Supervision<'_> {
                     what: What::Progress { text },
                 })
             }
-            Source::Exit | Source::Stop | Source::Typed => None,
+            Source::Listener | Source::Exit | Source::Stop | Source::Typed => None,
         };
         let Some(event) = event else { return };
+        if event.level == self.level && event.what == What::Done {
+            self.count_finally();
+        }
         let mark = event.mark();
         let marked = mark.is_some();
         if marked {
@@ -393,8 +447,25 @@ impl Supervision<'_> {
     }
 }
 
+/// The channel, if the monitor has connected to make it. Nobody else is let in after
+/// it.
+fn accept(listener: &mut Option<UnixListener>) -> io::Result<Option<Stream>> {
+    match listener.as_ref().map(UnixListener::accept) {
+        Some(Ok((channel, _))) => {
+            *listener = None;
+            Stream::open(Source::Channel, Some(channel.into()))
+        }
+        Some(Err(error)) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted => Ok(None),
+            _ => Err(error),
+        },
+        None => Ok(None),
+    }
+}
+
 fn wait_for(
     streams: &[Stream],
+    listener: Option<&UnixListener>,
     ended: BorrowedFd<'_>,
     stop: Option<&Signals>,
     typed: Option<BorrowedFd<'_>>,
@@ -404,6 +475,10 @@ fn wait_for(
     let mut fds: Vec<BorrowedFd<'_>> = streams.iter().map(|stream| stream.file.as_fd()).collect();
     sources.push(Source::Exit);
     fds.push(ended);
+    if let Some(listener) = listener {
+        sources.push(Source::Listener);
+        fds.push(listener.as_fd());
+    }
     if let Some(stop) = stop {
         sources.push(Source::Stop);
         fds.push(stop.as_fd());

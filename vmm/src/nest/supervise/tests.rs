@@ -2,12 +2,14 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
 use crate::channel::{Edge, FaultKind, How};
-use crate::nest::machine::Sight;
-use crate::order::Limits;
+use crate::monitor::Monitor;
+use crate::nest::machine::{self, MonitorSpec, Other, Sight};
+use crate::order::{self, Limits};
 
 const LIMITS: Limits = Limits {
     boot_s: 60,
@@ -40,6 +42,7 @@ fn machine(script: &str) -> Machine {
         child,
         group: true,
         channel: Some(channel.into()),
+        listener: None,
         events: Some(events.into()),
         sight: Sight::default(),
         power_button: true,
@@ -263,4 +266,80 @@ fn a_mark_is_answered_once_it_was_handed_on() {
     let place = |event| seen.iter().position(|other| other == event);
     assert!(place(&mark) < place(&answer), "{seen:#?}");
     assert!(place(&mark).is_some());
+}
+
+/// A monitor that prints what it was given, and runs until its socket is gone.
+const OTHER: &str = r#"bash -c 'echo "$*"; while [ -e "$4" ]; do sleep 0.01; done' vmm
+    {kernel} {initrd} {cmdline} {channel} [ {disk} ]"#;
+
+#[test]
+fn another_monitor_connects_and_its_end_is_judged_by_the_channel() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("channel");
+    let monitor: Monitor = OTHER.parse().unwrap();
+    let command = monitor.command.as_ref().unwrap();
+    let nested = nestling_arch::nested::Request::default();
+    let machine = machine::spawn_monitor(&MonitorSpec {
+        program: Path::new("/nonexistent"),
+        kernel: Path::new("/k"),
+        initrd: Some(Path::new("/i")),
+        modules: &[],
+        level: 1,
+        sample_s: None,
+        trace: false,
+        machine: &order::Machine {
+            cpus: 1,
+            memory_mib: 64,
+            nested,
+            cpu_template: None,
+            hyperv: nestling_arch::hyperv::Request::Off,
+            cmdline: "quiet x=1".into(),
+            disks: Vec::new(),
+            nets: Vec::new(),
+            network: String::new(),
+            forwards: Vec::new(),
+        },
+        raw_console: false,
+        debug_exit: false,
+        channel: true,
+        kernel_cache: false,
+        other: Some(Other {
+            monitor: &monitor,
+            command,
+            socket: &socket,
+        }),
+    })
+    .unwrap();
+    let guest = std::thread::spawn({
+        let socket = socket.clone();
+        move || {
+            let mut channel = UnixStream::connect(&socket).unwrap();
+            let mark = r#"{"level":1,"event":"mark","phase":"x","edge":"begin"}"#;
+            writeln!(
+                channel,
+                r#"{{"level":1,"event":"hello","v":1}}{}{mark}"#,
+                '\n'
+            )
+            .unwrap();
+            let mut answer = [0; 64];
+            let length = channel.read(&mut answer).unwrap();
+            writeln!(channel, r#"{{"level":1,"event":"done"}}"#).unwrap();
+            std::fs::remove_file(&socket).unwrap();
+            answer[..length].to_vec()
+        }
+    });
+    let mut seen = Vec::new();
+    let mut observer = |event: Event| seen.push(event.what);
+    let watch = Watch::new(1, LIMITS);
+    let verdict = supervise(machine, watch, None, None, &mut observer).unwrap();
+    assert_eq!(guest.join().unwrap(), Answer::Counted.line());
+    assert_eq!((verdict.how, verdict.fault), (How::Exited, None));
+    let line = format!("/k /i quiet x=1 {}", socket.display());
+    assert!(seen.contains(&What::Console { line }), "{seen:?}");
+    assert!(seen.contains(&What::Done));
+    // The script has no machine of KVM's, nor need debugfs be there.
+    let warnings = seen.iter().filter(
+        |what| matches!(what, What::Warning { text } if text.starts_with("no counts of a machine")),
+    );
+    assert_eq!(warnings.count(), 1, "{seen:?}");
 }

@@ -109,13 +109,37 @@ pub enum Error {
 
 /// A monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Form")]
 pub struct Monitor {
     /// What it is called in the report: `nestling`, `qemu-q35`.
     pub name: String,
     /// Its command line with `{kernel}`, `{initrd}` and `{cmdline}`; none for nestling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandLine>,
+}
+
+/// A monitor as it is written in JSON, where a name from the list is enough.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    name: String,
+    #[serde(default)]
+    command: Option<CommandLine>,
+}
+
+impl TryFrom<Form> for Monitor {
+    type Error = Error;
+
+    fn try_from(Form { name, command }: Form) -> Result<Self, Error> {
+        match command {
+            Some(_) => Ok(Self { name, command }),
+            None if name == NESTLING => Ok(Self::default()),
+            None => match ready_made(&name) {
+                Some(_) => name.parse(),
+                None => Err(Error::Name(name)),
+            },
+        }
+    }
 }
 
 impl Default for Monitor {
@@ -143,9 +167,8 @@ impl FromStr for Monitor {
         if text == NESTLING {
             return Ok(Self::default());
         }
-        let ready_made = READY_MADE.iter().find(|(name, _)| *name == text);
-        let (name, line) = match ready_made {
-            Some(&(name, line)) => (Some(name), line),
+        let (name, line) = match ready_made(text) {
+            Some(line) => (Some(text), line),
             None => named(text),
         };
         if name.is_none() && !line.contains(|c: char| c.is_whitespace() || c == '{') {
@@ -163,6 +186,12 @@ impl FromStr for Monitor {
             command: Some(command),
         })
     }
+}
+
+/// The command line that is there by this name.
+fn ready_made(name: &str) -> Option<&'static str> {
+    let found = READY_MADE.iter().find(|(own, _)| *own == name);
+    found.map(|(_, line)| *line)
 }
 
 /// The name in front of a command line, if there is one.

@@ -48,6 +48,18 @@ fn a_monitor_has_a_name_and_a_command_line() {
 }
 
 #[test]
+fn in_json_a_name_from_the_list_is_enough() {
+    for name in ["nestling", "qemu-q35", "qemu-microvm"] {
+        let json = serde_json::json!({ "name": name });
+        let monitor: Monitor = serde_json::from_value(json).unwrap();
+        assert_eq!(monitor, name.parse().unwrap());
+    }
+    let json = serde_json::json!({ "name": "other" });
+    let error = serde_json::from_value::<Monitor>(json).unwrap_err();
+    assert!(error.to_string().starts_with("unknown monitor \"other\":"));
+}
+
+#[test]
 fn what_is_no_monitor_is_told_why() {
     for (text, why) in [
         (

@@ -89,6 +89,22 @@ impl Machine {
         self
     }
 
+    /// Booted by another monitor: an object with `name` and, unless that is in
+    /// nestling's list, `command`. Its network is what that gives it.
+    #[must_use]
+    pub fn monitor(mut self, monitor: Value) -> Self {
+        self.0["monitor"] = monitor;
+        self.0["order"]["network"] = json!({ "dhcp": true });
+        self.0["order"]["modules"]
+            .as_array_mut()
+            .expect("modules are a list")
+            .push(json!("virtio_mmio"));
+        if let Some(plan) = self.0.as_object_mut() {
+            plan.remove("fetch");
+        }
+        self
+    }
+
     /// With `mib` more of memory.
     #[must_use]
     pub fn more_memory(mut self, mib: u64) -> Self {

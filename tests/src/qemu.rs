@@ -7,9 +7,10 @@ pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 /// The same for KVM and a few machines only, a quarter in size.
 pub const SMALL_PROGRAM: &str = "/usr/bin/qemu-system-x86_64-microvm";
 
-/// What both need besides their libraries to boot a kernel on a PC.
-const FIRMWARE: [&str; 3] = [
+/// What both need besides their libraries to boot a kernel on a PC, and on a microvm.
+const FIRMWARE: [&str; 4] = [
     "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/qboot.rom:/usr/share/qemu/bios-microvm.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
     "/usr/share/qemu/kvmvapic.bin",
 ];

@@ -331,7 +331,11 @@ impl<'a> Prepared<'a> {
                 if self.config.cpu_template.is_some() {
                     msrs.extend(self.facts.msrs.iter());
                 }
-                let vcpu = Vcpu::new(vm, index)?;
+                let mut vcpu = Vcpu::new(vm, index)?;
+                let place = usize::try_from(index).unwrap_or(usize::MAX);
+                if let Some(&processor) = self.config.cpu_affinity.get(place) {
+                    vcpu.pin(processor);
+                }
                 if !self.enlightenments.is_empty() {
                     self.enlightenments.show(&mut cpuid);
                     vcpu.enable_hyperv(&self.kvm, &self.enlightenments)?;

@@ -25,6 +25,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::exit::{self, Buses, End, Next, UserExits};
+use crate::guest::sys;
 use crate::hyperv;
 use crate::stats::Counts;
 use crate::vm::{Vm, VmError, ioctl};
@@ -90,6 +91,7 @@ pub enum VcpuError {
 pub struct Vcpu {
     index: u32,
     fd: VcpuFd,
+    affinity: Option<u32>,
 }
 
 /// The local APIC's LINT0 and LINT1 registers (SDM 3, 11.5.1).
@@ -108,7 +110,16 @@ impl Vcpu {
                 source,
             }
         })?;
-        Ok(Self { index, fd })
+        Ok(Self {
+            index,
+            fd,
+            affinity: None,
+        })
+    }
+
+    /// Lets it run on processor `affinity` of this host alone.
+    pub fn pin(&mut self, affinity: u32) {
+        self.affinity = Some(affinity);
     }
 
     fn kvm<T>(
@@ -245,39 +256,9 @@ impl Vcpu {
         KICK.set(unsafe { &raw mut (*page).immediate_exit });
         let _guard = ReportPanic(ends);
         view.begin();
-        let end = loop {
-            match view.requests() {
-                0 => {}
-                requests if requests & STOP != 0 => break None,
-                _ => self.look(view),
-            }
-            match self.fd.run() {
-                Ok(VcpuExit::InternalError) => {
-                    view.exits().count_other();
-                    break Some(End::Failed(internal_error(self.fd.get_kvm_run())));
-                }
-                Ok(VcpuExit::Hyperv) => {
-                    view.exits().count_other();
-                    hyperv::answer(self.fd.get_kvm_run());
-                }
-                Ok(exit) => {
-                    // SAFETY: called only for an exit by port I/O, for which `io` is the field
-                    // of the union that KVM has filled; nobody writes it until the next entry.
-                    let width = || usize::from(unsafe { (*page).__bindgen_anon_1.io.size });
-                    match exit::handle(exit, buses, view.exits(), width) {
-                        Next::Enter => {}
-                        Next::Stop(end) => break Some(end),
-                    }
-                }
-                Err(error) => match error.errno() {
-                    libc::EINTR => {
-                        view.exits().count_other();
-                        self.fd.set_kvm_immediate_exit(0);
-                    }
-                    libc::EAGAIN => {}
-                    _ => break Some(End::Failed(format!("KVM_RUN failed: {error}"))),
-                },
-            }
+        let end = match self.affinity.map_or(Ok(()), |cpu| self.move_to(cpu)) {
+            Ok(()) => self.enter(buses, view),
+            Err(error) => Some(End::Failed(error)),
         };
         view.end();
         KICK.set(ptr::null_mut());
@@ -289,6 +270,59 @@ impl Vcpu {
             counts: view.read().counts,
             user_exits: view.exits().get(),
         }
+    }
+
+    /// Enters the guest, again and again, until it ends or is to be left.
+    fn enter(&mut self, buses: &Buses, view: &View) -> Option<End> {
+        let page: *mut kvm_run = self.fd.get_kvm_run();
+        loop {
+            match view.requests() {
+                0 => {}
+                requests if requests & STOP != 0 => return None,
+                _ => self.look(view),
+            }
+            match self.fd.run() {
+                Ok(VcpuExit::InternalError) => {
+                    view.exits().count_other();
+                    return Some(End::Failed(internal_error(self.fd.get_kvm_run())));
+                }
+                Ok(VcpuExit::Hyperv) => {
+                    view.exits().count_other();
+                    hyperv::answer(self.fd.get_kvm_run());
+                }
+                Ok(exit) => {
+                    // SAFETY: called only for an exit by port I/O, for which `io` is the field
+                    // of the union that KVM has filled; nobody writes it until the next entry.
+                    let width = || usize::from(unsafe { (*page).__bindgen_anon_1.io.size });
+                    match exit::handle(exit, buses, view.exits(), width) {
+                        Next::Enter => {}
+                        Next::Stop(end) => return Some(end),
+                    }
+                }
+                Err(error) => match error.errno() {
+                    libc::EINTR => {
+                        view.exits().count_other();
+                        self.fd.set_kvm_immediate_exit(0);
+                    }
+                    libc::EAGAIN => {}
+                    _ => return Some(End::Failed(format!("KVM_RUN failed: {error}"))),
+                },
+            }
+        }
+    }
+
+    /// Pins the calling thread.
+    fn move_to(&self, cpu: u32) -> Result<(), String> {
+        let moved = usize::try_from(cpu)
+            .map_err(io::Error::other)
+            .and_then(sys::move_to);
+        moved.map_err(|error| {
+            format!(
+                "vCPU {} can't run on processor {cpu}: {error}; --cpu-affinity takes processors \
+                 that are online and allowed (taskset -p)",
+                self.index
+            )
+        })
     }
 
     /// Says whether the guest has turned virtualization on.

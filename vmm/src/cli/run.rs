@@ -62,6 +62,10 @@ pub(super) struct Run {
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
 
+    /// The host's processors that the vCPUs are pinned to, one for each in order
+    #[arg(long, value_name = "CPU,...", value_delimiter = ',')]
+    cpu_affinity: Vec<u32>,
+
     /// The memory: SIZE[,shared=on|off][,hugepages=off|2M|1G][,prefault=on|off] [default: 512M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemoryConfig>,
@@ -174,6 +178,7 @@ impl Run {
             module: (!self.module.is_empty()).then_some(self.module),
             cmdline: self.cmdline,
             cpus: self.cpus,
+            cpu_affinity: (!self.cpu_affinity.is_empty()).then_some(self.cpu_affinity),
             memory: self.memory,
             nested: self.nested,
             cpu_template: self.cpu_template,

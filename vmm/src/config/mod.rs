@@ -30,6 +30,9 @@ use crate::size::Size;
 
 pub use nestling_arch::layout::MAX_VCPUS;
 
+/// The highest number of a processor that a set of the C library holds (CPU_SET(3)).
+const MAX_PROCESSOR: u32 = 1023;
+
 /// The least memory a machine may have: a small kernel with its initramfs.
 pub const MIN_MEMORY: Size = Size::mib(16);
 
@@ -55,6 +58,9 @@ pub struct VmConfig {
     pub cmdline: String,
     /// The number of vCPUs.
     pub cpus: u32,
+    /// The host's processors that the vCPUs are pinned to, in order; empty where they
+    /// aren't.
+    pub cpu_affinity: Vec<u32>,
     /// The memory.
     pub memory: MemoryConfig,
     /// What of VMX or SVM the guest is shown.
@@ -101,6 +107,17 @@ pub enum ConfigError {
     /// vCPUs outside 1 to 64.
     #[error("--cpus {0}: a machine has 1 to {MAX_VCPUS} vCPUs")]
     Cpus(u32),
+    /// Fewer or more processors than vCPUs.
+    #[error("--cpu-affinity names {given} processors for {cpus} vCPUs: name one for each")]
+    Affinity {
+        /// Processors named.
+        given: usize,
+        /// vCPUs.
+        cpus: u32,
+    },
+    /// A processor that Linux can't have.
+    #[error("--cpu-affinity {0}: processors are numbered from 0 to {MAX_PROCESSOR}")]
+    Processor(u32),
     /// Memory outside its limits.
     #[error("--memory {0}: a machine has {MIN_MEMORY} to {MAX_MEMORY} of memory")]
     MemorySize(Size),
@@ -137,6 +154,7 @@ impl VmConfig {
             modules: file.module.unwrap_or_default(),
             cmdline: file.cmdline.unwrap_or_else(|| "console=ttyS0".into()),
             cpus: file.cpus.unwrap_or(1),
+            cpu_affinity: file.cpu_affinity.unwrap_or_default(),
             memory: file.memory.unwrap_or_default(),
             nested: file.nested.unwrap_or_default(),
             cpu_template: file.cpu_template.map(TemplateSource::read).transpose()?,
@@ -173,6 +191,16 @@ impl VmConfig {
         }
         if !(1..=MAX_VCPUS).contains(&self.cpus) {
             return Err(ConfigError::Cpus(self.cpus));
+        }
+        let given = self.cpu_affinity.len();
+        if given > 0 && u32::try_from(given) != Ok(self.cpus) {
+            return Err(ConfigError::Affinity {
+                given,
+                cpus: self.cpus,
+            });
+        }
+        if let Some(high) = self.cpu_affinity.iter().find(|cpu| **cpu > MAX_PROCESSOR) {
+            return Err(ConfigError::Processor(*high));
         }
         let size = self.memory.size;
         if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {

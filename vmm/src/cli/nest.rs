@@ -17,19 +17,18 @@ use crate::api::{self, Answer, Server, directory};
 use crate::config::TemplateSource;
 use crate::console::terminal::{self, RawMode};
 use crate::image::{self, Addition, Image, kernel};
-use crate::metal::directory::Directory;
-use crate::metal::{self, Metal, bochs, qemu};
+use crate::memory;
+use crate::metal::{self, Metal};
 use crate::monitor::Monitor;
-use crate::nest::machine::{self, Machine, MonitorSpec, Other};
 use crate::nest::network::{Host, HostPage, Kind};
 use crate::nest::plan;
 use crate::nest::report::Report;
 use crate::nest::screen::{Screen, Style};
+use crate::nest::start::{self, Start};
 use crate::nest::{self, table::table};
 use crate::order::{Kvm, Nest as Plan};
 use crate::signals::Signals;
 use crate::size::Size;
-use crate::{facts, kvm, memory};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -170,8 +169,8 @@ impl Nest {
         let signals = Signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(Failure::failed)?;
         let template = self.template()?;
-        let choice =
-            metal::choose(self.metal, &host_facts(), Metal::missing).map_err(Failure::failed)?;
+        let choice = metal::choose(self.metal, &start::host_facts(), Metal::missing)
+            .map_err(Failure::failed)?;
         if choice.metal == Metal::Host && self.metal_cpu.is_some() {
             return Err(Failure::usage(
                 "--metal-cpu: on --metal host the processor is this host's; --cpu-template makes \
@@ -249,9 +248,6 @@ impl Nest {
         let workload = plan::workload(&self.workload)
             .ok_or_else(|| Failure::usage("--workload names nothing to run"))?;
         let mib = |bytes: u64| u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
-        let image_size = fs::metadata(&image.initramfs)
-            .map_err(Failure::failed)?
-            .len();
         let available = memory::available_memory().map_or(u64::MAX, Size::bytes);
         let scale = metal.time_scale();
         let request = plan::Request {
@@ -264,7 +260,7 @@ impl Nest {
                 .max_memory_mib()
                 .unwrap_or(u32::MAX)
                 .min(mib(available)),
-            image_mib: mib(image_size),
+            image_mib: start::image_mib(image).map_err(Failure::failed)?,
             nested: self.nested.clone(),
             cpu_template,
             hyperv: self.hyperv.clone(),
@@ -301,13 +297,15 @@ impl Nest {
         format: Format,
     ) -> Result<Report, Failure> {
         let log = self.event_log()?;
-        let folder = Directory::new().map_err(Failure::failed)?;
-        let machine = match metal {
-            Metal::Host => start_monitor(plan, image, &folder),
-            Metal::Svm | Metal::Vmx => self.start_emulator(metal, plan, image, &folder),
-        }?;
-        let mut machine = machine;
-        machine.keep.push(Box::new(folder));
+        let start = Start {
+            metal,
+            image,
+            cmdline: &self.cmdline,
+            processor: self.metal_cpu.as_ref(),
+            disks: &self.disk,
+            count_instructions: self.count_instructions,
+        };
+        let machine = start.machine(plan).map_err(Failure::failed)?;
         // A console handed over by an emulator is relayed; the monitor sets its own terminal.
         let _raw = if plan.raw_console && metal != Metal::Host {
             RawMode::enter(&io::stdin()).map_err(Failure::failed)?
@@ -375,43 +373,6 @@ impl Nest {
         };
         self.events_output.as_ref().map(open).transpose()
     }
-
-    fn start_emulator(
-        &self,
-        metal: Metal,
-        plan: &Plan,
-        image: &Image,
-        folder: &Directory,
-    ) -> Result<Machine, Failure> {
-        let initrd = folder.path().join("initrd");
-        machine::write_initrd(&image.initramfs, &plan.order, &initrd).map_err(Failure::failed)?;
-        let command_line = format!("{} {}", metal.kernel_arguments(), self.cmdline);
-        let disks: Vec<metal::Disk> = self
-            .disk
-            .iter()
-            .map(|path| metal::Disk {
-                path: path.clone(),
-                readonly: false,
-            })
-            .collect();
-        let spec = metal::Spec {
-            kernel: &image.kernel,
-            initramfs: &initrd,
-            command_line: command_line.trim(),
-            processors: plan.machine.cpus,
-            processor: self.metal_cpu.as_ref().map(metal::Model::name),
-            memory_mib: plan.machine.memory_mib,
-            disks: &disks,
-            count_instructions: self.count_instructions,
-            extra: &[],
-        };
-        let started = if metal == Metal::Svm {
-            qemu::start(&spec)
-        } else {
-            bochs::start(&spec)
-        };
-        started.map_err(Failure::failed)
-    }
 }
 
 /// Listens where `nestling stat` and others may ask about the nest. Without a
@@ -422,39 +383,4 @@ fn listen(nest: &Arc<NestApi>) -> Option<Server> {
         .and_then(|path| Server::listen(&path, Arc::clone(nest) as Arc<dyn Answer>))
         .inspect_err(|error| tracing::debug!("`nestling stat` can't ask: {error}"))
         .ok()
-}
-
-fn start_monitor(plan: &Plan, image: &Image, folder: &Directory) -> Result<Machine, Failure> {
-    let initrd = folder.path().join("initrd");
-    machine::write_initrd(&image.initramfs, &plan.order, &initrd).map_err(Failure::failed)?;
-    let program = std::env::current_exe().map_err(Failure::failed)?;
-    let channel = folder.path().join("channel");
-    machine::spawn_monitor(&MonitorSpec {
-        program: &program,
-        kernel: &image.kernel,
-        initrd: Some(&initrd),
-        modules: &[],
-        level: plan.order.level,
-        sample_s: plan.sample_s,
-        trace: plan.trace,
-        machine: &plan.machine,
-        raw_console: plan.raw_console,
-        debug_exit: false,
-        channel: true,
-        kernel_cache: true,
-        other: Other::of(plan, &channel),
-    })
-    .map_err(Failure::failed)
-}
-
-/// Why this host can't be the metal itself, if it can't.
-fn host_facts() -> metal::HostFacts {
-    let obstacle = kvm::open()
-        .and_then(|kvm| facts::gather(&kvm))
-        .map_err(|error| error.to_string())
-        .and_then(|facts| {
-            nestling_arch::nested::available(&facts).map_err(|missing| missing.what())
-        })
-        .err();
-    metal::HostFacts { obstacle }
 }

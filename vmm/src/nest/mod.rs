@@ -14,6 +14,7 @@ pub mod process;
 pub mod relay;
 pub mod report;
 pub mod screen;
+pub mod start;
 pub mod supervise;
 pub mod table;
 pub mod watch;

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bench::results::{Environment, Phase};
+use crate::bench::work::Turn;
 use crate::cpu::CpuView;
 use crate::order::MAX_LEVEL;
 use crate::stats::live::Hypervisor;
@@ -33,6 +35,9 @@ pub const MAX_TEXT: usize = 4 * 1024;
 pub const MAX_COUNTS: usize = 256;
 /// The most MSRs that one event may tell of.
 pub const MAX_MSRS: usize = 256;
+/// The most samples that one event may tell. A sample is up to twenty digits, so that
+/// a line of them fits one write as well.
+pub const MAX_SAMPLES: usize = 1024;
 
 /// Why a line isn't an event.
 #[derive(Debug, Error)]
@@ -56,6 +61,9 @@ pub enum Error {
     /// More MSRs than are ever looked at.
     #[error("event has {0} MSRs, at most {MAX_MSRS} are taken")]
     Msrs(usize),
+    /// More samples than a line has room for.
+    #[error("event has {0} samples, at most {MAX_SAMPLES} are taken")]
+    Samples(usize),
     /// The sender speaks another version.
     #[error("channel has version {0}, this nestling reads {VERSION}")]
     Version(u32),
@@ -120,6 +128,18 @@ pub enum What {
     },
     /// A workload ended.
     Workload(WorkloadResult),
+    /// What the level measures on.
+    Environment(Box<Environment>),
+    /// Samples of a row that the level has measured, in their order. The rest of what
+    /// was measured follows them.
+    Samples {
+        /// Of what.
+        turn: Turn,
+        /// As in [`Measured`](crate::bench::results::Measured).
+        samples: Vec<u64>,
+    },
+    /// A row that the level has measured, besides its samples and what was counted.
+    Measured(Box<Phase>),
     /// The level begins or ends a step, and waits for the levels below to count.
     Mark {
         /// What the step is called.
@@ -383,7 +403,15 @@ impl What {
             Self::Vcpu(view) | Self::Cpu(view) if view.msrs.len() > MAX_MSRS => {
                 return Err(Error::Msrs(view.msrs.len()));
             }
+            Self::Samples { samples, .. } if samples.len() > MAX_SAMPLES => {
+                return Err(Error::Samples(samples.len()));
+            }
+            Self::Environment(environment) => {
+                **environment = std::mem::take(&mut **environment).bounded();
+            }
+            Self::Measured(phase) => phase.clean(),
             Self::Hello { .. }
+            | Self::Samples { .. }
             | Self::Heartbeat
             | Self::Vcpu(_)
             | Self::Cpu(_)

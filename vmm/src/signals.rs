@@ -53,6 +53,17 @@ impl Signals {
         }
     }
 
+    /// Whether one has come that nobody has taken yet.
+    pub fn pending(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd is valid for the call.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
     /// Takes one pending signal's number.
     pub fn take(&self) -> Option<u32> {
         // struct signalfd_siginfo has 128 bytes, the first four ssi_signo.

@@ -7,9 +7,11 @@ mod number;
 pub mod report;
 pub mod results;
 pub mod row;
+pub mod runner;
 pub mod server;
 pub mod slurm;
 pub mod statistics;
+pub mod work;
 pub mod workloads;
 
 #[cfg(test)]

@@ -360,6 +360,22 @@ rows! {
 }
 
 impl Row {
+    /// Whether it needs a disk whose content may be overwritten.
+    pub fn needs_disk(self) -> bool {
+        matches!(
+            self,
+            Self::BlockSeqRead | Self::BlockSeqWrite | Self::BlockRandRead
+        )
+    }
+
+    /// Whether it needs a peer on L0.
+    pub fn needs_network(self) -> bool {
+        matches!(
+            self,
+            Self::NetStreamUp | Self::NetStreamDown | Self::NetRequestResponse | Self::NetConnect
+        )
+    }
+
     /// What it measures, in a sentence.
     pub fn measures(self) -> String {
         self.paragraph(0)

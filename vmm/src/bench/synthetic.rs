@@ -1,8 +1,10 @@
 //! Results as a run could have left them, for tests.
 
+use std::collections::BTreeMap;
+
 use super::results::{
     Boot, Clock, Configuration, Environment, Level, Manifest, Measured, Monitor, Outcome, Phase,
-    Plan, Results,
+    Plan, Results, Settings,
 };
 use super::row::{Quantity, Row};
 use super::statistics::Random;
@@ -53,6 +55,7 @@ impl Synthetic {
             exposures: self.exposures.iter().map(ToString::to_string).collect(),
             monitors: self.monitors.iter().map(monitor).collect(),
             seed: self.seed,
+            settings: Settings::default(),
         };
         let mut random = Random::new(self.seed);
         let boots = (0..plan.total_boots())
@@ -146,6 +149,7 @@ fn measured(row: Row, level: u8, cost: f64, random: &mut Random) -> Measured {
         counts: (1..=level)
             .map(|machine| (machine, counts(machine)))
             .collect(),
+        baseline: BTreeMap::new(),
     }
 }
 

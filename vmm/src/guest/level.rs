@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use thiserror::Error;
 use super::network::{self, Joined};
 use super::report::{Reporter, say};
 use super::{facts, setup, workload};
+use crate::bench::work::BOOT;
 use crate::channel::{Edge, Event, Fault, FaultKind, How, What, WorkloadResult};
 use crate::image::archive::{self, Tree};
 use crate::nest::fetcher::Fetcher;
 use crate::nest::machine::{self, MonitorSpec, Other};
-use crate::nest::process;
 use crate::nest::supervise::supervise;
 use crate::nest::watch::Watch;
 use crate::order::{self, Nest, Order, Run, Step, Workload};
@@ -73,9 +72,11 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
             reporter.send(What::Workload(told));
         }
     }
+    // That which begins with the machine's start ends here.
+    reporter.mark(BOOT, Edge::End);
     let mut initrd = Initrd::default();
     for step in &order.steps {
-        if stopped(&stop) {
+        if stop.pending() {
             let fault = Fault {
                 kind: FaultKind::Stopped,
                 detail: "by the power button".into(),
@@ -110,11 +111,6 @@ pub(super) fn follow(order: &Order, reporter: &mut Reporter, up: Duration) -> i3
     reporter.send(What::Done);
     reporter.drain();
     0
-}
-
-/// Whether a stop was asked for. The signal stays pending.
-fn stopped(stop: &Signals) -> bool {
-    process::poll(&[stop.as_fd()], Duration::ZERO).is_ok_and(|ready| ready.contains(&true))
 }
 
 fn run_workload(

@@ -14,11 +14,12 @@ pub mod modinfo;
 pub mod modules;
 pub mod net;
 
+pub(crate) mod bench;
 mod cpu;
 mod level;
 mod network;
 mod power;
-mod report;
+pub(crate) mod report;
 mod setup;
 pub(crate) mod sys;
 mod workload;

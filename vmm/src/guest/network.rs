@@ -17,6 +17,7 @@ use super::net::ping::{self, Options, ping};
 use super::net::resolve::{self, Resolver};
 use super::report::say;
 use super::sys;
+use crate::bench::server;
 use crate::channel::WorkloadResult;
 use crate::order::{Network, NetworkWork};
 use crate::signals::Signals;
@@ -63,6 +64,8 @@ pub(super) enum Error {
     Resolve(#[from] resolve::Error),
     #[error(transparent)]
     Fetch(#[from] fetch::Error),
+    #[error(transparent)]
+    Peer(#[from] server::Error),
     #[error("{url} has status {status}: look at the server")]
     Status { url: Url, status: u16 },
     #[error("nobody fetched this level's page within {} s", SERVING.as_secs())]
@@ -125,6 +128,9 @@ impl Joined {
         }
         if let Some(address) = order.serve {
             serve(address, stop)?;
+        }
+        if let Some(address) = order.bench {
+            serve_benchmark(address, stop)?;
         }
         if !order.dhcp {
             return Ok(Self::default());
@@ -215,6 +221,19 @@ fn serve(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
             }
         },
     )?;
+    Ok(())
+}
+
+/// Serves the benchmark's peer until the level ends.
+fn serve_benchmark(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
+    let server = server::Server::listen(address)?;
+    sys::fork(|| match server.serve(stop.as_fd()) {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&error.to_string());
+            1
+        }
+    })?;
     Ok(())
 }
 

@@ -50,6 +50,14 @@ impl Reporter {
         }
     }
 
+    /// A reporter of L0 that writes to `channel`.
+    pub(crate) fn on(channel: File) -> Self {
+        Self {
+            channel: Some(channel),
+            ..Self::new()
+        }
+    }
+
     /// Sets the level that [`send`](Self::send) speaks for.
     pub(crate) fn set_level(&mut self, level: u8) {
         self.level = level;

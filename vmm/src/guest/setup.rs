@@ -89,7 +89,7 @@ pub(super) fn run(order: &Order) -> i32 {
             notes.push(error.to_string());
         }
     }
-    if order.kvm.is_some() {
+    if order.kvm.is_some() || order.measures() {
         prefer_huge_pages();
     }
     if let Some(kvm) = &order.kvm {
@@ -104,8 +104,8 @@ pub(super) fn run(order: &Order) -> i32 {
     0
 }
 
-/// Lets the monitor have transparent huge pages where it asks for them, also
-/// in little memory, where Linux turns them off by itself: a guest's first
+/// Lets the monitor, and what is measured, have transparent huge pages where they ask
+/// for them, also in little memory, where Linux turns them off by itself: a guest's first
 /// touch of a page costs an exit, and below it that costs many.
 fn prefer_huge_pages() {
     let setting = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");

@@ -11,6 +11,8 @@ use std::process::Command;
 use std::ptr;
 use std::time::Duration;
 
+use crate::nest::process;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -207,6 +209,11 @@ impl Pid {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A descriptor that becomes readable when it has ended.
+    pub(crate) fn exit_descriptor(self) -> io::Result<OwnedFd> {
+        process::descriptor(self.0)
     }
 
     /// Sends it a signal; one that is gone already is fine.

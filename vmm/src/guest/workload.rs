@@ -13,6 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::bench;
 use super::cpu;
 use super::facts::{self, Processor};
 use super::network::{self, Joined};
@@ -74,6 +75,7 @@ pub(super) fn run(
         Workload::Network(work) => network.work(work, stop)?,
         Workload::Probe => probe(),
         Workload::CpuDump => cpu::dump(reporter)?,
+        Workload::Bench(work) => bench::run(work, level, reporter, stop)?,
         Workload::Cpuid { count } => cpuid(*count),
         Workload::DiskWrite {
             device,

@@ -298,16 +298,23 @@ impl Metal {
         if self == Self::Host {
             return String::new();
         }
+        // The tick then comes from a timer that is set once. One that each tick sets
+        // anew costs exits at every level below, each time.
+        let tick = "nohz=off highres=off lapic=notscdeadline";
+        format!("{} {tick}", self.measured_arguments())
+    }
+
+    /// As [`level_arguments`](Self::level_arguments), for levels that are measured:
+    /// their timers are as everywhere.
+    pub fn measured_arguments(self) -> String {
+        if self == Self::Host {
+            return String::new();
+        }
         [
             "mitigations=off",
             "init_on_alloc=0",
             "nowatchdog",
             "rcupdate.rcu_cpu_stall_suppress=1",
-            // The tick then comes from a timer that is set once. One that each tick
-            // sets anew costs exits at every level below, each time.
-            "nohz=off",
-            "highres=off",
-            "lapic=notscdeadline",
             "audit=0",
             "apparmor=0",
             "cryptomgr.notests",

@@ -8,6 +8,7 @@ const LINE: &str = "/opt/x/vmm -k {kernel} -i {initrd} -a {cmdline}";
 fn machine() -> Machine {
     Machine {
         cpus: 2,
+        cpu_affinity: Vec::new(),
         memory_mib: 512,
         nested: Request::plain(When::On),
         cpu_template: None,

@@ -13,7 +13,7 @@ use crate::channel::{Edge, Mark};
 use crate::stats::{Counts, EXIT, NESTED_EXIT, REFLECTED, sum_of};
 
 /// The most phases kept of a nest.
-const MAX_PHASES: usize = 128;
+const MAX_PHASES: usize = 1024;
 
 /// A step of a level's order, with what was counted of every machine below it
 /// meanwhile.

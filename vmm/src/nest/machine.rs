@@ -204,6 +204,10 @@ fn spawn_nestling(spec: &MonitorSpec<'_>) -> io::Result<Machine> {
         .arg(format!("--nested={}", machine.nested))
         .args(["--events", &format!("fd={}", events_end.as_raw_fd())])
         .arg("--no-reboot");
+    if !machine.cpu_affinity.is_empty() {
+        let processors: Vec<String> = machine.cpu_affinity.iter().map(u32::to_string).collect();
+        command.args(["--cpu-affinity", &processors.join(",")]);
+    }
     if let Some(initrd) = spec.initrd {
         command.arg("--initrd").arg(initrd);
     }

@@ -251,6 +251,7 @@ mod tests {
     fn machine(networks: Networks, level: u8) -> order::Machine {
         let mut machine = order::Machine {
             cpus: 1,
+            cpu_affinity: Vec::new(),
             memory_mib: 256,
             nested: nestling_arch::nested::Request::default(),
             cpu_template: None,

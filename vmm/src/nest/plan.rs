@@ -271,6 +271,7 @@ fn level_nest(
     );
     let mut machine = Machine {
         cpus,
+        cpu_affinity: Vec::new(),
         memory_mib,
         nested,
         // An emulator has a processor of its own.

@@ -48,7 +48,12 @@ pub fn prepare(command: &mut Command, fds: &[BorrowedFd<'_>], group: bool) {
 /// # Errors
 /// What the system says; the child must not have been waited for.
 pub fn exit_descriptor(child: &Child) -> io::Result<OwnedFd> {
-    let pid = pid_of(child);
+    descriptor(pid_of(child))
+}
+
+/// A descriptor that becomes readable when process `pid`, a child of this one and not
+/// yet waited for, has ended.
+pub(crate) fn descriptor(pid: libc::pid_t) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers; the result is checked.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::tables::{self, Table};
 use super::{LevelEnvironment, Report, environment};
 use crate::bench::number;
 
@@ -28,11 +29,9 @@ pub(super) fn text(report: &Report) -> String {
         plan.total_boots()
     );
     notes(&mut out, report);
-    if !plan.emulated {
-        medians(&mut out, report);
-        ratios(&mut out, report);
+    for found in tables::of(report) {
+        table(&mut out, &found);
     }
-    exits(&mut out, report);
     if !report.controls.is_empty() {
         line!(out, "\n## A/A control\n");
         for cell in &report.controls {
@@ -61,88 +60,20 @@ fn notes(out: &mut String, report: &Report) {
     }
 }
 
-/// A table with one line for each row and configuration.
-fn by_row(
-    out: &mut String,
-    report: &Report,
-    heads: &[String],
-    cell: impl Fn(&super::RowReport, &super::Configuration, usize) -> String,
-) {
-    let columns = report.columns();
-    let several = columns.len() > 1;
-    let configuration = if several { " configuration |" } else { "" };
-    line!(out, "| row |{configuration} {} |", heads.join(" | "));
-    let rules = heads.len() + 1 + usize::from(several);
-    line!(out, "|{}", " --- |".repeat(rules));
-    for row in &report.rows {
-        for (configuration, name) in &columns {
-            let name = if several {
-                format!(" {} |", escaped(name))
-            } else {
-                String::new()
-            };
-            let cells: Vec<String> = (0..heads.len())
-                .map(|head| cell(row, configuration, head))
-                .collect();
-            line!(out, "| {} |{name} {} |", row.row, cells.join(" | "));
-        }
+fn table(out: &mut String, table: &Table) {
+    line!(out, "\n## {}\n", table.title);
+    let cells = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
+        format!("| {} |", cells.join(" | "))
+    };
+    line!(out, "{}", cells(&table.heads));
+    line!(out, "|{}", " --- |".repeat(table.heads.len()));
+    for row in &table.rows {
+        line!(out, "{}", cells(row));
     }
-}
-
-fn medians(out: &mut String, report: &Report) {
-    line!(out, "\n## Medians\n");
-    let levels = &report.plan.levels;
-    let heads: Vec<String> = levels.iter().map(|level| format!("L{level}")).collect();
-    by_row(out, report, &heads, |row, configuration, index| {
-        let cell = row.cell(configuration, levels[index]);
-        let figures = cell.and_then(|cell| cell.figures.as_ref());
-        figures.map_or_else(
-            || "-".to_owned(),
-            |figures| {
-                let (value, bounds) = number::estimate(&figures.median, row.row.quantity());
-                format!("{value} {bounds}")
-            },
-        )
-    });
-    line!(
-        out,
-        "\nIn brackets 95 % intervals; in parentheses the range of too few boots for one."
-    );
-}
-
-fn ratios(out: &mut String, report: &Report) {
-    let pairs = report.level_pairs();
-    if pairs.is_empty() {
-        return;
+    if let Some(note) = table.note {
+        line!(out, "\n{note}");
     }
-    line!(out, "\n## Ratios\n");
-    let heads: Vec<String> = pairs
-        .iter()
-        .map(|(over, under)| format!("L{over}/L{under}"))
-        .collect();
-    by_row(out, report, &heads, |row, configuration, index| {
-        let (over, under) = pairs[index];
-        let cell = row.cell(configuration, over);
-        let ratio = cell.and_then(|cell| cell.ratio(under));
-        ratio.map_or_else(|| "-".to_owned(), number::ratio)
-    });
-}
-
-fn exits(out: &mut String, report: &Report) {
-    let places = report.exit_places();
-    if places.is_empty() {
-        return;
-    }
-    line!(out, "\n## Exits for one operation\n");
-    let heads: Vec<String> = places
-        .iter()
-        .map(|(level, machine)| format!("in L{level}, counted at L{}", machine - 1))
-        .collect();
-    by_row(out, report, &heads, |row, configuration, index| {
-        let (level, machine) = places[index];
-        row.exits(configuration, level, machine)
-            .map_or_else(|| "-".to_owned(), |exits| number::plain(exits.total.value))
-    });
 }
 
 fn environments(out: &mut String, found: &[LevelEnvironment]) {

@@ -5,6 +5,8 @@ mod csv;
 pub(super) mod environment;
 mod html;
 mod markdown;
+mod tables;
+mod text;
 
 use std::fs;
 use std::io;
@@ -224,6 +226,11 @@ impl Report {
             }
         }
         Ok(written)
+    }
+
+    /// The figures, for a terminal.
+    pub fn text(&self) -> String {
+        text::text(self)
     }
 
     /// What went wrong, if anything did, in words.

@@ -6,10 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Configuration, VERSION};
 use crate::bench::row::{Quantity, Row};
+use crate::channel::printable;
 use crate::stats::Counts;
 
+/// The longest reason why a row couldn't be measured, in bytes.
+const MAX_REASON: usize = 1024;
+
 /// One boot of a nest: `boot-0000.json` and so on. Written when the boot is over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     /// [`VERSION`].
     pub version: u32,
@@ -60,7 +64,7 @@ impl Boot {
 }
 
 /// What one level measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
     /// Its number.
     pub level: u8,
@@ -75,7 +79,7 @@ pub struct Level {
 }
 
 /// One row, measured at one level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
     /// Which row.
     pub row: Row,
@@ -86,8 +90,23 @@ pub struct Phase {
     pub outcome: Outcome,
 }
 
+impl Phase {
+    /// Makes what a guest has told safe to show and to keep: samples and counts come
+    /// other ways.
+    pub(crate) fn clean(&mut self) {
+        match &mut self.outcome {
+            Outcome::Measured(measured) => {
+                measured.samples.clear();
+                measured.counts.clear();
+                measured.baseline.clear();
+            }
+            Outcome::Failed(why) => *why = printable(why, MAX_REASON),
+        }
+    }
+}
+
 /// What came of a phase.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It was measured.
@@ -97,7 +116,7 @@ pub enum Outcome {
 }
 
 /// Samples as they were taken, and what KVM counted meanwhile.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// What `samples` are read from.
     pub clock: Clock,
@@ -112,10 +131,14 @@ pub struct Measured {
     /// How many operations there were between the marks that `counts` are taken at,
     /// samples and whatever else together.
     pub operations: u64,
-    /// By how much the counts of each level's machine grew, for the level itself and
-    /// those below that are machines of a monitor of ours.
+    /// By how much the counts of each level's machine grew between the marks, for the
+    /// level itself and those below, as far as they were counted.
     #[serde(default)]
     pub counts: BTreeMap<u8, Counts>,
+    /// By how much they grow between two marks with nothing between them. It is in
+    /// `counts` still.
+    #[serde(default)]
+    pub baseline: BTreeMap<u8, Counts>,
 }
 
 /// A clock.
@@ -155,10 +178,15 @@ impl Measured {
         self.samples.iter().map(sample).collect()
     }
 
-    /// How often `name` was counted for one operation, by the monitor of `machine`'s
-    /// level.
+    /// How often `name` was counted for one operation of `machine`'s level, without
+    /// what the marks themselves cost. What that level's machine hasn't counted at all
+    /// is zero; of a machine that wasn't counted there is nothing to say.
     pub fn per_operation(&self, machine: u8, name: &str) -> Option<f64> {
-        let count = *self.counts.get(&machine)?.get(name)?;
+        let of = |counts: &BTreeMap<u8, Counts>| {
+            let counts = counts.get(&machine)?;
+            Some(counts.get(name).copied().unwrap_or(0))
+        };
+        let count = of(&self.counts)?.saturating_sub(of(&self.baseline).unwrap_or(0));
         (self.operations > 0).then(|| count as f64 / self.operations as f64)
     }
 }
@@ -228,7 +256,8 @@ mod tests {
             work,
             samples: vec![120, 20, 220],
             operations: 4,
-            counts: BTreeMap::from([(1, Counts::from([("exits".into(), 6)]))]),
+            counts: BTreeMap::from([(1, Counts::from([("exits".into(), 9)]))]),
+            baseline: BTreeMap::from([(1, Counts::from([("exits".into(), 3)]))]),
         }
     }
 
@@ -248,8 +277,11 @@ mod tests {
     fn counts_are_given_for_one_operation() {
         let mut measured = measured(Clock::Monotonic, 1);
         assert_eq!(measured.per_operation(1, "exits"), Some(1.5));
-        assert_eq!(measured.per_operation(1, "halt_exits"), None);
+        assert_eq!(measured.per_operation(1, "halt_exits"), Some(0.0));
         assert_eq!(measured.per_operation(2, "exits"), None);
+        // Less than what the marks cost as a rule.
+        measured.baseline = BTreeMap::from([(1, Counts::from([("exits".into(), 10)]))]);
+        assert_eq!(measured.per_operation(1, "exits"), Some(0.0));
         measured.operations = 0;
         assert_eq!(measured.per_operation(1, "exits"), None);
     }

@@ -1,6 +1,7 @@
 //! What a run is to measure, and who measures it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,37 @@ pub struct Plan {
     pub monitors: Vec<Monitor>,
     /// Where the random order of rows and levels begins.
     pub seed: u64,
+    /// How every boot is made.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// How a boot is made, whoever makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Samples of each row; a row to which each is dear takes fewer.
+    pub samples: usize,
+    /// vCPUs of each level above L0.
+    pub cpus: u32,
+    /// The deepest level's memory in MiB.
+    pub memory_mib: u32,
+    /// This host's processors that L1's vCPUs are pinned to, in order; empty where they
+    /// aren't pinned.
+    pub pin: Vec<u32>,
+    /// The kernel of every level, as `--kernel` takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// The kernel's modules, where it is a bzImage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules: Option<PathBuf>,
+    /// Further arguments for every level's kernel.
+    pub cmdline: String,
+    /// The processor of an emulated metal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metal_cpu: Option<String>,
+    /// How long a boot may take, in seconds.
+    pub timeout_s: u32,
 }
 
 /// One column of a report: what is compared with the others.
@@ -83,6 +115,36 @@ impl Plan {
     pub fn total_boots(&self) -> usize {
         let each = usize::try_from(self.boots).unwrap_or(usize::MAX);
         self.configurations().count().saturating_mul(each)
+    }
+
+    /// What of this plan isn't as in `other`, if anything.
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let Self {
+            metal,
+            emulated,
+            levels,
+            rows,
+            boots,
+            exposures,
+            monitors,
+            seed,
+            settings,
+        } = self;
+        let same = [
+            (
+                "metals",
+                (metal, emulated) == (&other.metal, &other.emulated),
+            ),
+            ("levels", *levels == other.levels),
+            ("rows", *rows == other.rows),
+            ("numbers of boots", *boots == other.boots),
+            ("exposures", *exposures == other.exposures),
+            ("monitors", *monitors == other.monitors),
+            ("seeds", *seed == other.seed),
+            ("settings", *settings == other.settings),
+        ];
+        same.into_iter()
+            .find_map(|(what, same)| (!same).then_some(what))
     }
 
     /// Why nothing can be measured by this plan, if so.
@@ -132,6 +194,7 @@ mod tests {
             exposures: vec!["svm".into(), "svm,-npt".into()],
             monitors: vec![monitor("nestling"), monitor("qemu-q35")],
             seed: 0,
+            settings: Settings::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use boot::{Boot, Clock, Environment, HugePages, Level, Measured, Outcome, Phase};
 pub use folder::{Damage, Folder, Results, kept};
-pub use manifest::{Configuration, Manifest, Monitor, Plan};
+pub use manifest::{Configuration, Manifest, Monitor, Plan, Settings};
 
 /// The version of both files.
 pub const VERSION: u32 = 1;

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::results::{Clock, Measured};
-use super::row::Row;
+use super::row::{Family, Quantity, Row};
 use crate::guest::facts::Processor;
 use crate::guest::sys;
 
@@ -87,6 +87,12 @@ pub enum Error {
     System(#[from] io::Error),
 }
 
+/// A row of which samples are dear takes no more after this time, if it has a few.
+const BUDGET_MS: u64 = 1000;
+const FEW: usize = 10;
+/// How many times as many samples there are of a control row.
+const CONTROLS: usize = 10;
+
 /// Told when what is counted begins and when it is over.
 pub trait Observer {
     /// The next instruction belongs to the samples.
@@ -108,6 +114,19 @@ pub struct Resources {
     pub disk: Option<PathBuf>,
     /// Where L0 serves the rows of the network.
     pub server: Option<SocketAddr>,
+    /// The processors that measure, in order; the first ones, where none are named.
+    pub processors: Vec<u32>,
+}
+
+impl Resources {
+    /// Pins the calling thread to the `nth` of the processors that measure.
+    fn move_to(&self, nth: usize) -> io::Result<()> {
+        let named = self
+            .processors
+            .get(nth)
+            .map(|&number| usize::try_from(number));
+        sys::move_to(named.unwrap_or(Ok(nth)).map_err(io::Error::other)?)
+    }
 }
 
 /// Where and how a row is measured.
@@ -122,13 +141,26 @@ pub struct Session<'a> {
     pub observer: &'a mut dyn Observer,
 }
 
-/// Measures any row but [`Row::Boot`]. The calling thread is pinned to processor 0 from then on;
-/// where a second thread takes part, it is on processor 1.
+/// Measures any row but [`Row::Boot`]. The calling thread is pinned to the first processor that
+/// measures from then on; where a second thread takes part, it is on the second.
 ///
 /// # Errors
 /// Why the row can't be measured here.
 pub fn measure(row: Row, session: &mut Session<'_>) -> Result<Measured, Error> {
-    sys::move_to(0)?;
+    session.resources.move_to(0)?;
+    if row.family() == Family::Control {
+        // They are quick, and with many of them an interrupt weighs little.
+        session.samples = session.samples.saturating_mul(CONTROLS);
+    }
+    let mut measured = work(row, session)?;
+    if row.quantity() == Quantity::Throughput {
+        // What exits are counted for isn't a byte, but what is asked for at once.
+        measured.operations /= measured.work.max(1);
+    }
+    Ok(measured)
+}
+
+fn work(row: Row, session: &mut Session<'_>) -> Result<Measured, Error> {
     match row {
         Row::Nop => instructions::nop(session),
         Row::Syscall => instructions::syscall(session),
@@ -172,7 +204,8 @@ pub fn rows() -> impl Iterator<Item = Row> {
 }
 
 impl Session<'_> {
-    /// Takes up to `most` samples of `operation`, which does `work` operations.
+    /// Takes up to `most` samples of `operation`, which does `work` operations; fewer if
+    /// they take long.
     fn take(
         &mut self,
         most: usize,
@@ -195,22 +228,31 @@ impl Session<'_> {
     ) -> Result<Measured, Error> {
         let timer_cost = tsc::cost();
         let khz = tsc::khz();
+        let budget = khz.saturating_mul(BUDGET_MS);
         // Written to here, so that no sample pays for the first touch of its place.
         let mut samples = vec![u64::MAX; self.samples.min(most)];
         let mut all = || {
             (0..ahead).try_for_each(|_| begin())?;
+            let first = tsc::read();
+            let mut taken = 0;
             for sample in &mut samples {
                 let start = tsc::read();
                 let done = begin().and_then(|()| finish());
-                *sample = tsc::read().wrapping_sub(start);
+                let end = tsc::read();
+                *sample = end.wrapping_sub(start);
                 done?;
+                taken += 1;
+                if taken >= FEW && end.wrapping_sub(first) > budget {
+                    break;
+                }
             }
-            (0..ahead).try_for_each(|_| finish())
+            (0..ahead).try_for_each(|_| finish())?;
+            Ok(taken)
         };
         self.observer.begins();
-        let taken = all();
+        let taken: io::Result<usize> = all();
         self.observer.ends();
-        taken?;
+        samples.truncate(taken?);
         Ok(Measured {
             clock: Clock::Tsc { khz },
             timer_cost,
@@ -218,6 +260,7 @@ impl Session<'_> {
             operations: work * (samples.len() as u64 + ahead),
             samples,
             counts: BTreeMap::new(),
+            baseline: BTreeMap::new(),
         })
     }
 }

@@ -18,11 +18,12 @@ const BOTH_WAYS: u64 = 2;
 /// membarrier(2): the other thread's processor is interrupted.
 pub(super) fn send_ipi(session: &mut Session<'_>) -> Result<Measured, Error> {
     membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)?;
+    let resources = session.resources;
     let over = AtomicBool::new(false);
     let spins = AtomicBool::new(false);
     thread::scope(|scope| {
         let spinner = scope.spawn(|| {
-            let moved = sys::move_to(1);
+            let moved = resources.move_to(1);
             spins.store(true, Ordering::Release);
             while moved.is_ok() && !over.load(Ordering::Relaxed) {
                 std::hint::spin_loop();
@@ -52,11 +53,12 @@ fn membarrier(command: libc::c_int) -> io::Result<()> {
 /// A futex there and back.
 pub(super) fn futex_wake(session: &mut Session<'_>) -> Result<Measured, Error> {
     let (there, back) = (AtomicU32::new(0), AtomicU32::new(0));
+    let resources = session.resources;
     // The last turn's number; the other thread goes by it.
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let answering = scope.spawn(|| {
-            let moved = sys::move_to(1);
+            let moved = resources.move_to(1);
             let mut turn = 0;
             loop {
                 wait_past(&there, turn);

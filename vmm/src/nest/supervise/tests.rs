@@ -289,6 +289,7 @@ fn another_monitor_connects_and_its_end_is_judged_by_the_channel() {
         trace: false,
         machine: &order::Machine {
             cpus: 1,
+            cpu_affinity: Vec::new(),
             memory_mib: 64,
             nested,
             cpu_template: None,

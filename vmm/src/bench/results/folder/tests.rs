@@ -1,6 +1,6 @@
 use super::*;
 use crate::bench::results::{Clock, Configuration, Environment, Level, Measured, Outcome};
-use crate::bench::results::{Monitor, Phase, Plan};
+use crate::bench::results::{Monitor, Phase, Plan, Settings};
 use crate::bench::row::Row;
 
 fn manifest() -> Manifest {
@@ -18,6 +18,7 @@ fn manifest() -> Manifest {
                 command: None,
             }],
             seed: 7,
+            settings: Settings::default(),
         },
     )
 }
@@ -34,6 +35,7 @@ fn boot(number: usize) -> Boot {
         samples: vec![1000, 1001],
         operations: 2,
         counts: BTreeMap::from([(1, BTreeMap::from([("exits".into(), 2)]))]),
+        baseline: BTreeMap::new(),
     });
     let phase = |pass, outcome| Phase {
         row: Row::Cpuid,

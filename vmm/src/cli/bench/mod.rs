@@ -1,5 +1,7 @@
 //! `nestling bench`: what a level costs.
 
+mod run;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,14 @@ const VERSION: u32 = 1;
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Bench {
+    /// Measure: boot nests, and keep what every level's rows take and count
+    Run(Box<run::RunBench>),
+    /// Measure one boot of a run
+    #[command(hide = true)]
+    Boot(run::Boot),
+    /// Measure as L0 what standard input orders
+    #[command(hide = true)]
+    Measure,
     /// Say what can be measured: what each row is, how, and what it can't tell
     List(List),
     /// Make a report from a folder of results: JSON, CSV, Markdown and a page
@@ -88,6 +98,9 @@ fn percentage(text: &str) -> Result<f64, String> {
 impl Bench {
     pub(super) fn execute(self, format: Format) -> Result<Verdict, Failure> {
         match self {
+            Self::Run(run) => run.execute(format),
+            Self::Boot(boot) => boot.execute(),
+            Self::Measure => run::measure_here(),
             Self::List(list) => list.execute(format),
             Self::Report(report) => report.execute(format),
             Self::Compare(compare) => compare.execute(format),
@@ -162,7 +175,8 @@ impl MakeReport {
         let text = match format {
             Format::Json => report.json().map_err(Failure::failed)?,
             Format::Text => {
-                let mut text = format!("{}\n", report.statement);
+                let mut text = report.text();
+                text.push('\n');
                 for path in written {
                     writeln!(text, "{}", path.display()).expect("a string takes all");
                 }

@@ -149,7 +149,7 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
             });
         }
     }
-    let needed = (BASE_MIB + 2 * request.image_mib).next_multiple_of(GRANULE_MIB);
+    let needed = least_memory_mib(request.image_mib);
     if request.memory_mib < needed {
         return Err(Error::MemoryTooSmall {
             given: request.memory_mib,
@@ -190,6 +190,12 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
         steps = vec![Step::Nest(nest)];
     }
     Err(Error::Depth(depth))
+}
+
+/// The least memory that a level can boot the image with, in MiB.
+#[must_use]
+pub fn least_memory_mib(image_mib: u32) -> u32 {
+    (BASE_MIB + 2 * image_mib).next_multiple_of(GRANULE_MIB)
 }
 
 /// What a machine does that boots the image by itself, as from its ISO, unless

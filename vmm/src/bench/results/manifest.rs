@@ -71,8 +71,9 @@ pub struct Settings {
     pub samples: usize,
     /// vCPUs of each level above L0.
     pub cpus: u32,
-    /// The deepest level's memory in MiB.
-    pub memory_mib: u32,
+    /// The deepest level's memory in MiB; none for what suits the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
     /// This host's processors that L1's vCPUs are pinned to, in order; empty where they
     /// aren't pinned.
     pub pin: Vec<u32>,

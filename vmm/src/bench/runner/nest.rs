@@ -19,6 +19,9 @@ use crate::nest::network::{Host, Kind};
 use crate::nest::plan;
 use crate::order::{Disk, Kvm, Nest, Step, Workload};
 
+/// The deepest level's memory in MiB, if the image doesn't take more: some rows use a
+/// good part of it.
+const MEMORY_MIB: u32 = 256;
 /// The size of a level's scratch disk, in MiB.
 pub(super) const DISK_MIB: u32 = 64;
 /// Where a level keeps the disk of the next.
@@ -193,12 +196,13 @@ impl Planner<'_> {
             reason: format!("{reason}"),
         })?;
         let arguments = metal.measured_arguments();
+        let memory_mib = plan::least_memory_mib(self.ground.image_mib).max(MEMORY_MIB);
         let nest = plan::plan(&plan::Request {
             first,
             depth: depth.max(1),
             workload: Workload::Bench(self.work(depth, Vec::new())),
             cpus: vec![settings.cpus],
-            memory_mib: settings.memory_mib,
+            memory_mib: settings.memory_mib.unwrap_or(memory_mib),
             memory_limit_mib: self.ground.memory_limit_mib,
             image_mib: self.ground.image_mib,
             monitor: self.monitor(configuration),

@@ -88,8 +88,8 @@ pub enum Error {
 }
 
 /// A row of which samples are dear takes no more after this time, if it has a few.
-const BUDGET_MS: u64 = 1000;
-const FEW: usize = 10;
+const BUDGET_MS: u64 = 250;
+const FEW: usize = 20;
 /// How many times as many samples there are of a control row.
 const CONTROLS: usize = 10;
 

@@ -7,7 +7,7 @@ use crate::bench::row::Quantity;
 use crate::bench::server::Server;
 
 /// As many as the row with the fewest may take.
-const SAMPLES: usize = 16;
+const SAMPLES: usize = 40;
 
 /// Counts how often it is told what.
 #[derive(Default)]

@@ -76,9 +76,10 @@ pub(in super::super) struct RunBench {
     #[arg(long, value_name = "CPU,...", value_delimiter = ',')]
     cpu_affinity: Vec<u32>,
 
-    /// The deepest level's memory; each level above gets what it needs on top
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
-    memory: Size,
+    /// The deepest level's memory; each level above gets what it needs on top [default: 256M, or
+    /// more if the image takes that]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
 
     /// The kernel of every level: a package, a .deb, a bzImage, or `host`
     #[arg(long, value_name = "KERNEL")]
@@ -224,7 +225,7 @@ impl RunBench {
         let mut levels = self.levels.clone();
         levels.sort_unstable();
         levels.dedup();
-        let memory_mib = self.memory.bytes().div_ceil(1 << 20);
+        let mib = |size: Size| u32::try_from(size.bytes().div_ceil(1 << 20)).unwrap_or(u32::MAX);
         let plan = Plan {
             metal: metal.to_string(),
             emulated,
@@ -240,7 +241,7 @@ impl RunBench {
             settings: Settings {
                 samples,
                 cpus: self.cpus,
-                memory_mib: u32::try_from(memory_mib).unwrap_or(u32::MAX),
+                memory_mib: self.memory.map(mib),
                 pin: self.affinity(metal),
                 kernel: self.kernel.clone(),
                 modules: self.modules.clone(),

@@ -13,6 +13,14 @@ use crate::bus::BusDevice;
 use crate::ratelimit::{RateLimit, warn_limited};
 
 const INTERRUPT_ENABLE: u8 = 1;
+const INTERRUPT_ENABLE_TRANSMITTER: u8 = 0x02;
+const INTERRUPT_IDENTIFICATION: u8 = 2;
+/// What the interrupt identification says: that the transmitter is empty, or nothing.
+const INTERRUPT_MASK: u8 = 0x0F;
+const INTERRUPT_TRANSMITTER: u8 = 0x02;
+const INTERRUPT_NONE: u8 = 0x01;
+const LINE_CONTROL: u8 = 3;
+const LINE_CONTROL_DLAB: u8 = 0x80;
 const MODEM_CONTROL: u8 = 4;
 const LINE_STATUS: u8 = 5;
 const MODEM_CONTROL_LOOPBACK: u8 = 0x10;
@@ -105,6 +113,22 @@ impl Serial {
         }
     }
 
+    /// An interrupt that the driver has just turned off isn't pending any more, as in a
+    /// 16550: at the end of a burst Linux would handle one more, by three reads.
+    fn read_register(&mut self, register: u8) -> u8 {
+        let value = self.uart.read(register);
+        if register != INTERRUPT_IDENTIFICATION || value & INTERRUPT_MASK != INTERRUPT_TRANSMITTER {
+            return value;
+        }
+        // Where the divisor latch is accessed, the other register isn't there.
+        let latched = self.uart.read(LINE_CONTROL) & LINE_CONTROL_DLAB != 0;
+        let enabled = self.uart.read(INTERRUPT_ENABLE) & INTERRUPT_ENABLE_TRANSMITTER != 0;
+        if latched || enabled {
+            return value;
+        }
+        value & !INTERRUPT_MASK | INTERRUPT_NONE
+    }
+
     fn tell_of_room(&mut self) {
         if self.input_refused
             && self.uart.fifo_capacity() == self.fifo_size
@@ -119,7 +143,7 @@ impl Serial {
 impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         for (register, byte) in registers(offset).zip(data) {
-            *byte = self.uart.read(register);
+            *byte = self.read_register(register);
             let polls = register == LINE_STATUS;
             if polls && self.polled {
                 self.flush();
@@ -202,6 +226,7 @@ mod tests {
 
     const DATA: u64 = 0;
     const ENABLE: u64 = 1;
+    const IDENTIFICATION: u64 = 2;
 
     /// Keeps each write apart.
     #[derive(Clone, Default)]
@@ -249,6 +274,20 @@ mod tests {
         let mut data = [0];
         serial.read(offset, &mut data);
         data[0]
+    }
+
+    #[test]
+    fn an_interrupt_that_is_turned_off_is_not_pending() {
+        let mut f = fixture();
+        f.serial.write(ENABLE, &[0x02]);
+        f.serial.write(DATA, b"x");
+        assert_eq!(read(&mut f.serial, IDENTIFICATION) & 0x0F, 0x02);
+        f.serial.write(DATA, b"y");
+        f.serial.write(ENABLE, &[0]);
+        assert_eq!(read(&mut f.serial, IDENTIFICATION) & 0x0F, 0x01);
+        // It comes again with its being turned on.
+        f.serial.write(ENABLE, &[0x02]);
+        assert_eq!(read(&mut f.serial, IDENTIFICATION) & 0x0F, 0x02);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const OTHER_MODULES: [&str; 1] = ["virtio_mmio"];
 const BASE_MIB: u32 = 128;
 /// What another monitor needs for itself in the level that runs it, in MiB.
 const OTHER_MIB: u32 = 64;
+/// What a kernel itself takes of its memory before it unpacks the image, in MiB.
+const KERNEL_MIB: u32 = 64;
 /// Memory sizes are multiples of this many MiB.
 const GRANULE_MIB: u32 = 16;
 /// The arguments every level's kernel gets.
@@ -192,10 +194,13 @@ pub fn plan(request: &Request) -> Result<Nest, Error> {
     Err(Error::Depth(depth))
 }
 
-/// The least memory that a level can boot the image with, in MiB.
+/// The least memory that a level can boot the image with, in MiB. It is there packed, and
+/// then unpacked too, in a tmpfs that may take half of what the kernel has left.
 #[must_use]
 pub fn least_memory_mib(image_mib: u32) -> u32 {
-    (BASE_MIB + 2 * image_mib).next_multiple_of(GRANULE_MIB)
+    let both = BASE_MIB + 2 * image_mib;
+    let unpacked = KERNEL_MIB + 3 * image_mib;
+    both.max(unpacked).next_multiple_of(GRANULE_MIB)
 }
 
 /// What a machine does that boots the image by itself, as from its ISO, unless

@@ -88,6 +88,9 @@ pub struct Settings {
     /// The processor of an emulated metal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metal_cpu: Option<String>,
+    /// Whether the clock of an emulated metal counts instructions, so that a run repeats
+    /// whatever else the host does.
+    pub count_instructions: bool,
     /// How long a boot may take, in seconds.
     pub timeout_s: u32,
 }

@@ -136,8 +136,7 @@ impl Gathering<'_> {
             cmdline: &settings.cmdline,
             processor: processor.as_ref(),
             disks: &disks,
-            count_instructions: booter.metal == Metal::Svm
-                && std::env::var_os("NOICOUNT").is_none(),
+            count_instructions: settings.count_instructions,
         }
         .machine(nest)?;
         let first = nest.order.level;

@@ -64,6 +64,11 @@ pub(in super::super) struct RunBench {
     #[arg(long, value_name = "MODEL")]
     metal_cpu: Option<Model>,
 
+    /// Let the svm metal's clock go by time instead of counting instructions: quicker, but counts
+    /// then vary with what else the host does
+    #[arg(long)]
+    no_count_instructions: bool,
+
     /// Samples of each row, in each boot [default: 1000, and 500 on an emulated metal]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
@@ -247,6 +252,7 @@ impl RunBench {
                 modules: self.modules.clone(),
                 cmdline: self.cmdline.clone(),
                 metal_cpu: self.metal_cpu.as_ref().map(|model| model.name().to_owned()),
+                count_instructions: metal == Metal::Svm && !self.no_count_instructions,
                 timeout_s: self.timeout.unwrap_or(TIMEOUT_S * metal.time_scale()),
             },
         };

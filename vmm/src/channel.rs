@@ -352,11 +352,15 @@ impl Event {
     /// [`Error`] names what is wrong; the line is then dropped and counted.
     pub fn parse(line: &[u8], lowest: u8) -> Result<Self, Error> {
         let mut event: Self = serde_json::from_slice(line)?;
-        if event.level < lowest || event.level > MAX_LEVEL {
-            return Err(Error::Level {
-                found: event.level,
-                lowest,
-            });
+        // A machine counts at the marks of its own level and of those above.
+        let marked = match &event.what {
+            What::Exits { at: Some(mark), .. } => Some((mark.level, event.level)),
+            _ => None,
+        };
+        for (found, lowest) in [(event.level, lowest)].into_iter().chain(marked) {
+            if !(lowest..=MAX_LEVEL).contains(&found) {
+                return Err(Error::Level { found, lowest });
+            }
         }
         event.what.clean()?;
         Ok(event)

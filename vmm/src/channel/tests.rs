@@ -1,5 +1,29 @@
 use super::*;
+use crate::bench::results::{Clock, Measured, Outcome};
+use crate::bench::row::Row;
 use proptest::prelude::*;
+
+const TURN: Turn = Turn {
+    row: Row::Cpuid,
+    pass: 1,
+};
+
+fn measured() -> Measured {
+    Measured {
+        clock: Clock::Tsc { khz: 2000 },
+        timer_cost: 3,
+        work: 1,
+        samples: Vec::new(),
+        operations: 100,
+        counts: BTreeMap::new(),
+        baseline: BTreeMap::new(),
+    }
+}
+
+fn phase(outcome: Outcome) -> What {
+    let Turn { row, pass } = TURN;
+    What::Measured(Box::new(Phase { row, pass, outcome }))
+}
 
 #[test]
 fn events_have_the_documented_shape() {
@@ -36,11 +60,132 @@ fn events_have_the_documented_shape() {
             },
             r#"{"level":2,"event":"mark","phase":"hello","edge":"begin"}"#,
         ),
+        (
+            What::Samples {
+                turn: TURN,
+                samples: vec![7, 5],
+            },
+            r#"{"level":2,"event":"samples","turn":{"row":"cpuid","pass":1},"samples":[7,5]}"#,
+        ),
+        (
+            phase(Outcome::Failed("no".into())),
+            r#"{"level":2,"event":"measured","row":"cpuid","pass":1,"outcome":{"failed":"no"}}"#,
+        ),
+        (
+            phase(Outcome::Measured(measured())),
+            concat!(
+                r#"{"level":2,"event":"measured","row":"cpuid","pass":1,"outcome":"#,
+                r#"{"measured":{"clock":{"kind":"tsc","khz":2000},"timer_cost":3,"work":1,"#,
+                r#""samples":[],"operations":100,"counts":{},"baseline":{}}}}"#
+            ),
+        ),
     ];
     for (what, text) in cases {
         let event = Event { level: 2, what };
         assert_eq!(event.clone().line(), format!("{text}\n").into_bytes());
         assert_eq!(Event::parse(text.as_bytes(), 1).unwrap(), event);
+    }
+}
+
+#[test]
+fn an_environment_survives_its_line() {
+    let environment = Environment {
+        kernel: "6.12.0".into(),
+        cmdline: "console=ttyS0".into(),
+        parameters: [("kvm_amd.npt".to_owned(), "Y".to_owned())].into(),
+        cpus: 2,
+        ..Environment::default()
+    };
+    let what = What::Environment(Box::new(environment));
+    let event = Event { level: 1, what };
+    let line = event.clone().line();
+    assert_eq!(Event::parse(&line, 1).unwrap(), event);
+}
+
+#[test]
+fn more_samples_than_a_line_has_room_for_are_refused() {
+    let event = |count| Event {
+        level: 1,
+        what: What::Samples {
+            turn: TURN,
+            samples: vec![u64::MAX; count],
+        },
+    };
+    let line = event(MAX_SAMPLES).line();
+    assert!(line.len() < 32 * 1024, "{} bytes", line.len());
+    assert_eq!(Event::parse(&line, 1).unwrap(), event(MAX_SAMPLES));
+    let error = Event::parse(&event(MAX_SAMPLES + 1).line(), 1).unwrap_err();
+    assert!(matches!(error, Error::Samples(count) if count == MAX_SAMPLES + 1));
+}
+
+#[test]
+fn what_a_level_measures_is_cleaned() {
+    let parsed = |what| {
+        let line = serde_json::to_vec(&Event { level: 1, what }).unwrap();
+        Event::parse(&line, 1).unwrap().what
+    };
+    let hostile = format!("\x1b[31m{}\r\n", "x".repeat(5000));
+    let What::Measured(failed) = parsed(phase(Outcome::Failed(hostile.clone()))) else {
+        unreachable!()
+    };
+    assert_eq!(failed.outcome, Outcome::Failed("x".repeat(1024)));
+    // Samples come by themselves.
+    let lying = Measured {
+        samples: vec![1; 5],
+        ..measured()
+    };
+    let expected = phase(Outcome::Measured(measured()));
+    assert_eq!(parsed(phase(Outcome::Measured(lying))), expected);
+    let environment = Environment {
+        kernel: hostile.clone(),
+        governor: Some(hostile),
+        ..Environment::default()
+    };
+    let What::Environment(bounded) = parsed(What::Environment(Box::new(environment))) else {
+        unreachable!()
+    };
+    assert!(bounded.kernel.starts_with("xxx") && bounded.kernel.len() < 100);
+    assert!(
+        bounded
+            .governor
+            .is_some_and(|text| !text.contains('\x1b') && text.len() < 100)
+    );
+}
+
+#[test]
+fn what_nobody_can_measure_is_malformed() {
+    for line in [
+        r#"{"level":1,"event":"samples","turn":{"row":"frob"},"samples":[]}"#,
+        r#"{"level":1,"event":"samples","turn":{"row":"nop","pass":256},"samples":[]}"#,
+        r#"{"level":1,"event":"samples","turn":{"row":"nop"},"samples":[-1]}"#,
+        r#"{"level":1,"event":"measured","row":"nop","outcome":{"guessed":1}}"#,
+        r#"{"level":1,"event":"environment","cpus":-1}"#,
+    ] {
+        let error = Event::parse(line.as_bytes(), 1).unwrap_err();
+        assert!(matches!(error, Error::Malformed(_)), "{line}: {error}");
+    }
+}
+
+#[test]
+fn counts_are_taken_at_marks_of_levels_that_can_be() {
+    let event = |mark| Event {
+        level: 2,
+        what: What::Exits {
+            counts: BTreeMap::new(),
+            at: Some(Mark {
+                level: mark,
+                phase: "baseline".into(),
+                edge: Edge::End,
+            }),
+            hypervisor: None,
+        },
+    };
+    for mark in 2..=MAX_LEVEL {
+        assert!(Event::parse(&event(mark).line(), 2).is_ok(), "{mark}");
+    }
+    for mark in [0, 1, MAX_LEVEL + 1, u8::MAX] {
+        let error = Event::parse(&event(mark).line(), 1).unwrap_err();
+        assert!(matches!(error, Error::Level { found, .. } if found == mark));
     }
 }
 

@@ -91,8 +91,11 @@ impl Collector {
         }
     }
 
-    /// Whether `turn` is one that this level is to measure, and hasn't yet.
+    /// Whether `turn` is one that this level is to measure itself, and hasn't yet.
     fn expects(&self, level: u8, turn: Turn) -> bool {
+        if turn.row == Row::Boot {
+            return false;
+        }
         let expected = self.expected.get(&level);
         let told = self.levels.get(&level).is_some_and(|level| {
             let mut phases = level.phases.iter();
@@ -206,5 +209,286 @@ impl Gathered {
             pass: 0,
             outcome: Outcome::Measured(measured),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Booted;
+    use proptest::prelude::*;
+
+    const NOP: Turn = Turn {
+        row: Row::Nop,
+        pass: 0,
+    };
+    const CPUID: Turn = Turn {
+        row: Row::Cpuid,
+        pass: 0,
+    };
+    const CPUID_AGAIN: Turn = Turn {
+        row: Row::Cpuid,
+        pass: 1,
+    };
+    const BOOTS: Turn = Turn {
+        row: Row::Boot,
+        pass: 0,
+    };
+
+    /// What L1 and L2 measure.
+    fn collector() -> Collector {
+        let turns = vec![NOP, CPUID, CPUID_AGAIN, BOOTS];
+        Collector::new([(1, turns.clone()), (2, turns)].into(), true)
+    }
+
+    fn samples(level: u8, turn: Turn, samples: &[u64]) -> Event {
+        let samples = samples.to_vec();
+        let what = What::Samples { turn, samples };
+        Event { level, what }
+    }
+
+    fn outcome(level: u8, turn: Turn, outcome: Outcome) -> Event {
+        let Turn { row, pass } = turn;
+        let what = What::Measured(Box::new(Phase { row, pass, outcome }));
+        Event { level, what }
+    }
+
+    fn measured(level: u8, turn: Turn) -> Event {
+        let measured = Measured {
+            clock: Clock::Tsc { khz: 1_000_000 },
+            timer_cost: 1,
+            work: 1,
+            samples: Vec::new(),
+            operations: 100,
+            counts: Machines::new(),
+            baseline: Machines::new(),
+        };
+        outcome(level, turn, Outcome::Measured(measured))
+    }
+
+    /// What the machine of level `machine` has counted at a mark of `level`'s.
+    fn exits(machine: u8, level: u8, phase: &str, edge: Edge, exits: u64) -> Event {
+        let what = What::Exits {
+            counts: counts(exits),
+            at: Some(Mark {
+                level,
+                phase: phase.to_owned(),
+                edge,
+            }),
+            hypervisor: None,
+        };
+        Event {
+            level: machine,
+            what,
+        }
+    }
+
+    fn counts(exits: u64) -> Counts {
+        Counts::from([("exits".to_owned(), exits)])
+    }
+
+    fn booted(level: u8) -> Event {
+        let what = What::Booted(Booted {
+            boot_ns: 5_000_000,
+            ..Booted::default()
+        });
+        Event { level, what }
+    }
+
+    fn gather(events: impl IntoIterator<Item = Event>) -> Vec<Level> {
+        let mut collector = collector();
+        events
+            .into_iter()
+            .for_each(|event| collector.observe(event));
+        collector.finish(|_| None)
+    }
+
+    /// What `level` has measured in its phases.
+    fn all(levels: &[Level], level: u8) -> Vec<(Turn, &Measured)> {
+        let level = levels.iter().find(|found| found.level == level).unwrap();
+        let phases = level.phases.iter().filter_map(|phase| {
+            let turn = Turn {
+                row: phase.row,
+                pass: phase.pass,
+            };
+            match &phase.outcome {
+                Outcome::Measured(measured) => Some((turn, measured)),
+                Outcome::Failed(_) => None,
+            }
+        });
+        phases.collect()
+    }
+
+    #[test]
+    fn samples_are_joined_in_their_order() {
+        let levels = gather([
+            samples(1, CPUID, &[3, 1]),
+            samples(2, CPUID, &[7]),
+            samples(1, NOP, &[9]),
+            samples(1, CPUID, &[2]),
+            measured(1, CPUID),
+            measured(1, NOP),
+            // They belong to a phase that is over.
+            samples(1, CPUID, &[4]),
+            measured(2, CPUID),
+        ]);
+        let found: Vec<(Turn, &[u64])> = all(&levels, 1)
+            .into_iter()
+            .map(|(turn, measured)| (turn, &measured.samples[..]))
+            .collect();
+        assert_eq!(found, [(CPUID, &[3, 1, 2][..]), (NOP, &[9])]);
+        assert_eq!(all(&levels, 2)[0].1.samples, [7]);
+    }
+
+    #[test]
+    fn a_guest_that_tells_samples_without_end_is_bounded() {
+        let many = vec![5; MAX_SAMPLES / 4 + 1];
+        let told = (0..5).map(|_| samples(1, NOP, &many));
+        let levels = gather(told.chain([measured(1, NOP)]));
+        assert_eq!(all(&levels, 1)[0].1.samples.len(), MAX_SAMPLES);
+    }
+
+    #[test]
+    fn what_is_not_to_be_measured_is_not_taken() {
+        let again = Turn { pass: 1, ..NOP };
+        let failed = || Outcome::Failed("why".to_owned());
+        let levels = gather([
+            measured(1, again),
+            samples(1, again, &[1]),
+            outcome(
+                1,
+                Turn {
+                    row: Row::Syscall,
+                    pass: 0,
+                },
+                failed(),
+            ),
+            measured(0, NOP),
+            measured(3, NOP),
+            measured(1, NOP),
+            outcome(1, NOP, failed()),
+            outcome(2, NOP, failed()),
+            samples(2, NOP, &[1]),
+            measured(2, NOP),
+        ]);
+        let numbers: Vec<u8> = levels.iter().map(|level| level.level).collect();
+        assert_eq!(numbers, [1, 2]);
+        let [(turn, measured)] = all(&levels, 1)[..] else {
+            panic!("{:?}", levels[0])
+        };
+        assert_eq!((turn, measured.samples.len()), (NOP, 0));
+        assert_eq!(levels[0].phases.len(), 1);
+        assert_eq!(levels[1].phases[0].outcome, failed());
+        assert_eq!(levels[1].phases.len(), 1);
+    }
+
+    #[test]
+    fn counts_are_those_between_the_marks_and_the_baseline_is_a_median() {
+        use Edge::{Begin, End};
+        let cpuid = CPUID.phase();
+        let mut events = Vec::new();
+        // An interrupt falls into the second.
+        for (begin, end) in [(10, 12), (20, 29), (30, 33)] {
+            events.push(exits(2, 2, BASELINE, Begin, begin));
+            events.push(exits(1, 2, BASELINE, Begin, begin * 20));
+            events.push(exits(2, 2, BASELINE, End, end));
+            events.push(exits(1, 2, BASELINE, End, end * 20));
+        }
+        // One of another level.
+        events.push(exits(1, 1, BASELINE, Begin, 0));
+        events.push(exits(1, 1, BASELINE, End, 700));
+        events.extend([
+            exits(2, 2, &cpuid, Begin, 100),
+            exits(1, 2, &cpuid, Begin, 1000),
+            exits(2, 2, &cpuid, End, 200),
+            exits(1, 2, &cpuid, End, 3100),
+            // What comes between phases is nobody's.
+            exits(2, 2, &NOP.phase(), Begin, 500),
+            measured(2, CPUID),
+        ]);
+        let levels = gather(events);
+        let (_, measured) = all(&levels, 2)[0];
+        let expected = [(1, counts(2100)), (2, counts(100))];
+        assert_eq!(measured.counts, expected.into());
+        let expected = [(1, counts(60)), (2, counts(3))];
+        assert_eq!(measured.baseline, expected.into());
+        assert_eq!(measured.per_operation(2, "exits"), Some(0.97));
+    }
+
+    #[test]
+    fn a_boot_is_counted_from_the_start_of_its_machine() {
+        use Edge::{Begin, End};
+        let levels = gather([
+            // L1 boots L2 in a step that it marks, at which only L1's machine is there.
+            exits(1, 1, "L2", Begin, 1000),
+            exits(2, 2, BOOT, End, 300),
+            exits(1, 2, BOOT, End, 7000),
+            booted(2),
+            // Later steps don't change it.
+            exits(2, 2, &NOP.phase(), End, 900),
+            exits(1, 1, "L2", End, 9000),
+        ]);
+        let (turn, measured) = all(&levels, 2)[0];
+        assert_eq!((turn, &measured.samples[..]), (BOOTS, &[5_000_000][..]));
+        assert_eq!((measured.clock, measured.operations), (Clock::Monotonic, 1));
+        let expected = [(1, counts(6000)), (2, counts(300))];
+        assert_eq!(measured.counts, expected.into());
+        // L1 hasn't told that it is up.
+        assert_eq!(all(&levels, 1), []);
+    }
+
+    #[test]
+    fn where_times_mean_nothing_a_boot_has_no_sample() {
+        let mut collector = Collector::new([(1, vec![BOOTS])].into(), false);
+        collector.observe(booted(1));
+        let levels = collector.finish(|_| None);
+        let (_, measured) = all(&levels, 1)[0];
+        assert!(measured.samples.is_empty());
+    }
+
+    #[test]
+    fn a_level_that_dies_keeps_what_it_has_measured() {
+        let mut collector = collector();
+        let environment = Environment {
+            kernel: "6.12".to_owned(),
+            ..Environment::default()
+        };
+        collector.observe(Event {
+            level: 2,
+            what: What::Environment(Box::new(environment)),
+        });
+        collector.observe(samples(2, CPUID, &[1, 2]));
+        collector.observe(measured(2, CPUID));
+        collector.observe(samples(2, NOP, &[1, 2]));
+        let levels = collector.finish(|level| (level == 2).then(|| "panic: oops".to_owned()));
+        assert_eq!((levels[0].level, &levels[0].fault), (1, &None));
+        assert_eq!(levels[1].fault.as_deref(), Some("panic: oops"));
+        assert_eq!(levels[1].environment.kernel, "6.12");
+        let [(CPUID, measured)] = all(&levels, 2)[..] else {
+            panic!("{:?}", levels[1])
+        };
+        assert_eq!(measured.samples, [1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_told_only_planned_phases_are_kept_and_each_once(
+            told in prop::collection::vec((0u8..4, 0..Row::ALL.len(), 0u8..3, any::<bool>()), 0..200),
+        ) {
+            let told = told.into_iter().map(|(level, row, pass, ends)| {
+                let turn = Turn { row: Row::ALL[row], pass };
+                if ends { measured(level, turn) } else { samples(level, turn, &[1]) }
+            });
+            let levels = gather((0..4).map(booted).chain(told));
+            for level in &levels {
+                let mut turns: Vec<Turn> =
+                    all(&levels, level.level).into_iter().map(|(turn, _)| turn).collect();
+                prop_assert!(turns.iter().all(|turn| [NOP, CPUID, CPUID_AGAIN, BOOTS].contains(turn)));
+                let kept = turns.len();
+                turns.sort_unstable();
+                turns.dedup();
+                prop_assert_eq!(turns.len(), kept);
+            }
+        }
     }
 }

@@ -74,6 +74,19 @@ impl Folder {
         }
     }
 
+    /// Whether a boot of this number can be kept.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if one is kept already.
+    pub fn vacant(&self, number: usize) -> Result<(), Error> {
+        let path = self.path.join(file_name(number));
+        match path.try_exists() {
+            Ok(true) => Err(Error::Exists(path)),
+            Ok(false) => Ok(()),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
     /// Keeps a boot that is over.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::collect::Collector;
 use super::nest::{self, DISK_MIB, Ground};
 use super::peer::Peer;
 use super::{Error, Told};
-use crate::bench::results::{self, Plan};
+use crate::bench::results::{self, Configuration, Plan};
 use crate::bench::work::Work;
 use crate::channel::Event;
 use crate::image::Image;
@@ -30,8 +30,8 @@ use crate::signals::Signals;
 pub(super) struct Booter {
     /// What L0 runs on.
     pub(super) metal: Metal,
-    /// The image of every level.
-    pub(super) image: Image,
+    /// The image of every level that is booted, if one is.
+    pub(super) image: Option<Image>,
     /// The most memory that the first level may have, in MiB.
     pub(super) memory_limit_mib: u32,
     /// The benchmark's peer on this host, where it is L0.
@@ -39,6 +39,32 @@ pub(super) struct Booter {
 }
 
 impl Booter {
+    /// Plans boot `number` of `plan`, the first level's disk at `disk`.
+    ///
+    /// # Errors
+    /// If there is no such boot, or its levels can't be.
+    pub(super) fn plan(
+        &self,
+        plan: &Plan,
+        number: usize,
+        disk: &Path,
+    ) -> Result<(Configuration, nest::Boot), Error> {
+        let configuration = plan.configuration(number).ok_or(Error::Number {
+            number,
+            boots: plan.total_boots(),
+        })?;
+        let image_mib = self.image.as_ref().map(start::image_mib).transpose()?;
+        let ground = Ground {
+            metal: self.metal,
+            image_mib: image_mib.unwrap_or(0),
+            memory_limit_mib: self.memory_limit_mib,
+            peer: self.peer.as_ref().map(Peer::address),
+            disk: disk.to_owned(),
+        };
+        let boot = nest::Boot::new(plan, number, &configuration, &ground)?;
+        Ok((configuration, boot))
+    }
+
     /// Measures boot `number` of `plan`; there is no result if it was stopped.
     ///
     /// # Errors
@@ -50,20 +76,9 @@ impl Booter {
         stop: &Signals,
         told: &mut dyn Told,
     ) -> Result<Option<results::Boot>, Error> {
-        let configuration = plan.configuration(number).ok_or(Error::Number {
-            number,
-            boots: plan.total_boots(),
-        })?;
         let folder = Directory::new()?;
         let disk = folder.path().join("disk");
-        let ground = Ground {
-            metal: self.metal,
-            image_mib: start::image_mib(&self.image)?,
-            memory_limit_mib: self.memory_limit_mib,
-            peer: self.peer.as_ref().map(Peer::address),
-            disk: disk.clone(),
-        };
-        let boot = nest::Boot::new(plan, number, &configuration, &ground)?;
+        let (configuration, boot) = self.plan(plan, number, &disk)?;
         let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let mut gathering = Gathering {
             collector: Collector::new(boot.turns, !plan.emulated),
@@ -74,8 +89,8 @@ impl Booter {
         if first {
             gathering.host(&works, plan, stop)?;
         }
-        if let Some(nest) = &boot.nest {
-            gathering.nest(self, plan, nest, &disk, stop)?;
+        if let (Some(nest), Some(image)) = (&boot.nest, &self.image) {
+            gathering.nest(self.metal, image, plan, nest, &disk, stop)?;
         }
         if !first {
             gathering.host(&works, plan, stop)?;
@@ -110,7 +125,8 @@ impl Gathering<'_> {
     /// Sees the nest through.
     fn nest(
         &mut self,
-        booter: &Booter,
+        metal: Metal,
+        image: &Image,
         plan: &Plan,
         nest: &Nest,
         disk: &Path,
@@ -123,7 +139,7 @@ impl Gathering<'_> {
             .map(|name| name.parse())
             .transpose()
             .map_err(Error::Model)?;
-        let emulated = booter.metal != Metal::Host;
+        let emulated = metal != Metal::Host;
         let disks: Vec<PathBuf> = if emulated && nest::needs_disk(plan) {
             machine::create_disks(&[scratch(disk)])?;
             vec![disk.to_owned()]
@@ -131,8 +147,8 @@ impl Gathering<'_> {
             Vec::new()
         };
         let machine = Start {
-            metal: booter.metal,
-            image: &booter.image,
+            metal,
+            image,
             cmdline: &settings.cmdline,
             processor: processor.as_ref(),
             disks: &disks,

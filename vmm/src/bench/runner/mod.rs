@@ -8,7 +8,7 @@ mod peer;
 mod progress;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
@@ -18,7 +18,7 @@ use crate::bench::work::Work;
 use crate::channel::{Event, What};
 use crate::guest::bench;
 use crate::guest::report::Reporter;
-use crate::image::{self, kernel};
+use crate::image::{self, Image, kernel};
 use crate::memory;
 use crate::metal::{self, Metal};
 use crate::monitor;
@@ -94,14 +94,17 @@ pub trait Told {
 /// A folder of results that is to be filled.
 #[derive(Debug)]
 pub struct Run {
-    folder: Folder,
+    path: PathBuf,
+    /// There is none before the run has begun.
+    folder: Option<Folder>,
     plan: Plan,
     missing: Vec<usize>,
 }
 
 impl Run {
-    /// Begins a run by `plan` in the folder at `path`, or goes on with it where it was.
-    /// Damaged files are set aside, so that their boots are measured again.
+    /// A run by `plan` that [begins](Self::begin) in the folder at `path`, or goes on
+    /// there where it was. Damaged files are set aside, so that their boots are measured
+    /// again.
     ///
     /// # Errors
     /// [`Error::OtherPlan`] if the folder holds results of another plan.
@@ -114,11 +117,11 @@ impl Run {
                 }
                 Self::go_on(path, folder, manifest.plan)
             }
-            Err(results::Error::NoManifest(_)) => Self::begin(path, plan),
+            Err(results::Error::NoManifest(_)) => Ok(Self::new(path, None, plan)),
             Err(results::Error::File { source, .. })
                 if source.kind() == io::ErrorKind::NotFound =>
             {
-                Self::begin(path, plan)
+                Ok(Self::new(path, None, plan))
             }
             Err(error) => Err(error.into()),
         }
@@ -130,24 +133,16 @@ impl Run {
     /// If it holds no results.
     pub fn existing(path: &Path) -> Result<Self, Error> {
         let (folder, manifest) = Folder::open(path)?;
-        let missing = (0..manifest.plan.total_boots()).collect();
-        Ok(Self {
-            folder,
-            plan: manifest.plan,
-            missing,
-        })
+        Ok(Self::new(path, Some(folder), manifest.plan))
     }
 
-    fn begin(path: &Path, plan: Plan) -> Result<Self, Error> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let began_s = now.map_or(0, |now| now.as_secs());
-        let folder = Folder::create(path, &Manifest::new(began_s, plan.clone()))?;
-        let missing = (0..plan.total_boots()).collect();
-        Ok(Self {
+    fn new(path: &Path, folder: Option<Folder>, plan: Plan) -> Self {
+        Self {
+            path: path.to_owned(),
             folder,
+            missing: (0..plan.total_boots()).collect(),
             plan,
-            missing,
-        })
+        }
     }
 
     fn go_on(path: &Path, folder: Folder, plan: Plan) -> Result<Self, Error> {
@@ -156,12 +151,26 @@ impl Run {
             tracing::warn!("{} is set aside: {}", damage.file, damage.reason);
             folder.set_aside(damage)?;
         }
-        let missing = results.missing();
         Ok(Self {
-            folder,
-            plan,
-            missing,
+            missing: results.missing(),
+            ..Self::new(path, Some(folder), plan)
         })
+    }
+
+    /// Makes the folder and its manifest, if the run hasn't begun yet.
+    ///
+    /// # Errors
+    /// If the folder can't be written, or another run has begun there.
+    pub fn begin(&mut self) -> Result<&Folder, Error> {
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let began_s = now.map_or(0, |now| now.as_secs());
+                Folder::create(&self.path, &Manifest::new(began_s, self.plan.clone()))?
+            }
+        };
+        Ok(self.folder.insert(folder))
     }
 
     /// What is measured.
@@ -178,9 +187,10 @@ impl Run {
     /// all were: a signal in `stop` ends the run, and what was measured stays.
     ///
     /// # Errors
-    /// What keeps a boot from being measured at all. A level that dies is a result.
+    /// What keeps a boot from being measured at all, before the run begins as far as it
+    /// can be known by then. A level that dies is a result.
     pub fn measure(
-        &self,
+        &mut self,
         numbers: &[usize],
         stop: &Signals,
         told: &mut dyn Told,
@@ -189,12 +199,18 @@ impl Run {
             return Ok(true);
         }
         let booter = Booter::new(&self.plan)?;
+        for number in 0..self.plan.configurations().count() {
+            booter.plan(&self.plan, number, Path::new(""))?;
+        }
+        let plan = self.plan.clone();
+        let folder = self.begin()?;
         for &number in numbers {
+            folder.vacant(number)?;
             told.begins(number);
-            let Some(boot) = booter.boot(&self.plan, number, stop, told)? else {
+            let Some(boot) = booter.boot(&plan, number, stop, told)? else {
                 return Ok(false);
             };
-            self.folder.keep(&boot)?;
+            folder.keep(&boot)?;
             told.kept(&boot);
         }
         Ok(true)
@@ -204,22 +220,9 @@ impl Run {
 impl Booter {
     fn new(plan: &Plan) -> Result<Self, Error> {
         let metal = metal_of(plan)?;
-        let settings = &plan.settings;
-        let source: kernel::Source = settings
-            .kernel
-            .as_ref()
-            .map(|text| text.parse().unwrap_or_else(|never| match never {}))
-            .unwrap_or_default();
-        let mut options = image::Options {
-            kernel: source,
-            modules: settings.modules.clone(),
-            ..image::Options::default()
-        };
-        for monitor in &plan.monitors {
-            options.programs.extend(monitor.program()?);
-            options.additions.extend(monitor.additions()?);
-        }
-        let image = image::build(&options)?;
+        let image = nest::boots_levels(plan, metal)
+            .then(|| image_of(plan))
+            .transpose()?;
         let available = memory::available_memory().map_or(u64::MAX, Size::bytes);
         let available = u32::try_from(available >> 20).unwrap_or(u32::MAX);
         let networked = plan.rows.iter().any(|row| row.needs_network());
@@ -233,6 +236,26 @@ impl Booter {
             peer,
         })
     }
+}
+
+/// The image of every level.
+fn image_of(plan: &Plan) -> Result<Image, Error> {
+    let settings = &plan.settings;
+    let source: kernel::Source = settings
+        .kernel
+        .as_ref()
+        .map(|text| text.parse().unwrap_or_else(|never| match never {}))
+        .unwrap_or_default();
+    let mut options = image::Options {
+        kernel: source,
+        modules: settings.modules.clone(),
+        ..image::Options::default()
+    };
+    for monitor in &plan.monitors {
+        options.programs.extend(monitor.program()?);
+        options.additions.extend(monitor.additions()?);
+    }
+    Ok(image::build(&options)?)
 }
 
 /// The metal that a plan names.

@@ -97,6 +97,21 @@ impl Boot {
     }
 }
 
+/// Whether a level is booted, and not only this host measured.
+pub(super) fn boots_levels(plan: &Plan, metal: Metal) -> bool {
+    depth(plan) >= first(metal)
+}
+
+/// The first level that is booted: a present host is L0 itself.
+fn first(metal: Metal) -> u8 {
+    u8::from(metal == Metal::Host)
+}
+
+/// The deepest level that measures.
+fn depth(plan: &Plan) -> u8 {
+    plan.levels.iter().copied().max().unwrap_or(0)
+}
+
 /// Whether the levels need disks.
 pub(super) fn needs_disk(plan: &Plan) -> bool {
     plan.rows.iter().any(|row| row.needs_disk())
@@ -117,8 +132,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn boot(&mut self, configuration: &Configuration) -> Result<Boot, Error> {
         let levels = &self.plan.levels;
-        let depth = levels.iter().copied().max().unwrap_or(0);
-        let first = u8::from(self.ground.metal == Metal::Host);
+        let (first, depth) = (first(self.ground.metal), depth(self.plan));
         let mut turns = BTreeMap::new();
         let mut shares = BTreeMap::new();
         for &level in levels {
@@ -140,12 +154,12 @@ impl Planner<'_> {
             let works = work.map(|turns| self.work(0, turns)).collect();
             (works, self.coin())
         });
-        let nest = if depth < first {
-            None
-        } else {
+        let nest = if boots_levels(self.plan, self.ground.metal) {
             let mut nest = self.levels(first, depth, configuration)?;
             self.fill(&mut nest, depth, &mut shares);
             Some(nest)
+        } else {
+            None
         };
         Ok(Boot { nest, host, turns })
     }

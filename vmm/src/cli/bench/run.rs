@@ -153,15 +153,20 @@ const MAX_SAMPLES: usize = 1 << 20;
 impl RunBench {
     pub(super) fn execute(self, format: Format) -> Result<Verdict, Failure> {
         let signals = signals()?;
-        let plan = self.plan()?;
-        let run = Run::open(&self.output, plan).map_err(failure)?;
-        let there = run.plan().total_boots() - run.missing().len();
+        let (plan, reason) = self.plan()?;
+        let mut run = Run::open(&self.output, plan).map_err(failure)?;
+        tracing::info!("{reason}");
+        let missing = run.missing().to_vec();
+        let there = run.plan().total_boots() - missing.len();
         if there > 0 {
             tracing::info!("{there} boots are there already");
         }
         match self.executor {
-            Executor::Slurm => self.spread(run.missing(), &signals)?,
-            Executor::Local if !measure(&run, run.missing(), &signals)? => {
+            Executor::Slurm => {
+                run.begin().map_err(failure)?;
+                self.spread(&missing, &signals)?;
+            }
+            Executor::Local if !measure(&mut run, &missing, &signals)? => {
                 return Err(Failure::failed(format!(
                     "stopped: the boots that were over are kept in {}; the same command goes on",
                     self.output.display()
@@ -206,7 +211,8 @@ impl RunBench {
         ran.map_err(Failure::failed)
     }
 
-    fn plan(&self) -> Result<Plan, Failure> {
+    /// What is asked for, and why on that metal.
+    fn plan(&self) -> Result<(Plan, String), Failure> {
         let deepest = self.levels.iter().copied().max().unwrap_or(0);
         let mut host = start::host_facts();
         if deepest == 0 {
@@ -214,7 +220,6 @@ impl RunBench {
             host.obstacle = None;
         }
         let choice = metal::choose(self.metal, &host, Metal::missing).map_err(Failure::failed)?;
-        tracing::info!("{}", choice.reason);
         let metal = choice.metal;
         let emulated = metal != Metal::Host;
         let samples = self.samples.unwrap_or(if emulated { 500 } else { 1000 });
@@ -257,7 +262,7 @@ impl RunBench {
             },
         };
         match plan.problem() {
-            None => Ok(plan),
+            None => Ok((plan, choice.reason)),
             Some(problem) => Err(Failure::usage(problem)),
         }
     }
@@ -292,8 +297,8 @@ fn rows(names: &[String]) -> Result<Vec<Row>, Failure> {
 impl Boot {
     pub(super) fn execute(self) -> Result<Verdict, Failure> {
         let signals = signals()?;
-        let run = Run::existing(&self.folder).map_err(failure)?;
-        if measure(&run, &[self.number], &signals)? {
+        let mut run = Run::existing(&self.folder).map_err(failure)?;
+        if measure(&mut run, &[self.number], &signals)? {
             Ok(Verdict::Done)
         } else {
             Err(Failure::failed(format!("boot {} was stopped", self.number)))
@@ -321,7 +326,7 @@ fn signals() -> Result<Signals, Failure> {
     Signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(Failure::failed)
 }
 
-fn measure(run: &Run, numbers: &[usize], signals: &Signals) -> Result<bool, Failure> {
+fn measure(run: &mut Run, numbers: &[usize], signals: &Signals) -> Result<bool, Failure> {
     let out = io::stderr();
     let columns = terminal::size(&out)
         .filter(|_| out.is_terminal())

@@ -17,4 +17,5 @@ pub mod qemu;
 pub mod results;
 pub mod skip;
 pub mod slurm;
+pub mod terminal;
 pub mod xen;

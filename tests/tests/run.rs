@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Output, Stdio};
 
 use nestling_tests::payload::Code;
-use nestling_tests::{binary, or_skip, skip};
+use nestling_tests::{binary, or_skip, skip, terminal};
 use serde_json::Value;
 
 /// Runs `code` with further arguments and nothing on standard input.
@@ -197,25 +197,6 @@ fn terminate(child: &std::process::Child) {
     assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
 }
 
-/// A pseudo-terminal: the end a person has, and the end a program has.
-#[expect(unsafe_code, reason = "the standard library has no openpty(3)")]
-fn terminal() -> (File, OwnedFd) {
-    let (mut person, mut program) = (-1, -1);
-    // SAFETY: both pointers are to integers of this frame; the others may be null.
-    let made = unsafe {
-        libc::openpty(
-            &raw mut person,
-            &raw mut program,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: openpty has just made both, and nothing else owns them.
-    unsafe { (File::from_raw_fd(person), OwnedFd::from_raw_fd(program)) }
-}
-
 /// The terminal's modes: input, output, control, local.
 #[expect(unsafe_code, reason = "the standard library has no tcgetattr(3)")]
 fn modes(terminal: &impl AsRawFd) -> [libc::tcflag_t; 4] {
@@ -227,22 +208,10 @@ fn modes(terminal: &impl AsRawFd) -> [libc::tcflag_t; 4] {
     [found.c_iflag, found.c_oflag, found.c_cflag, found.c_lflag]
 }
 
-/// Reads from a terminal until `expected` has come.
-fn read_until(terminal: &mut File, expected: &str) {
-    let mut text = Vec::new();
-    while !String::from_utf8_lossy(&text).contains(expected) {
-        let mut byte = [0];
-        terminal
-            .read_exact(&mut byte)
-            .unwrap_or_else(|error| panic!("{error} after {}", String::from_utf8_lossy(&text)));
-        text.push(byte[0]);
-    }
-}
-
 #[test]
 fn a_terminal_is_raw_while_the_guest_runs_and_restored_by_ctrl_a_x() {
     or_skip!(skip::needs_kvm());
-    let (mut person, program) = terminal();
+    let (mut person, program) = terminal::open();
     let before = modes(&program);
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
@@ -255,12 +224,12 @@ fn a_terminal_is_raw_while_the_guest_runs_and_restored_by_ctrl_a_x() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    read_until(&mut person, "ready");
+    terminal::read_until(&mut person, "ready");
     let during = modes(&program);
     assert_eq!(during[3] & (libc::ICANON | libc::ECHO | libc::ISIG), 0);
     // What is typed reaches the guest, Ctrl-C as well; Ctrl-A twice is one.
     person.write_all(b"a\x03b\x01\x01c").unwrap();
-    read_until(&mut person, "a\x03b\x01c");
+    terminal::read_until(&mut person, "a\x03b\x01c");
     person.write_all(b"\x01x").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(modes(&program), before);
@@ -269,7 +238,7 @@ fn a_terminal_is_raw_while_the_guest_runs_and_restored_by_ctrl_a_x() {
 #[test]
 fn a_terminal_is_restored_when_the_guest_fails() {
     or_skip!(skip::needs_kvm());
-    let (mut person, program) = terminal();
+    let (mut person, program) = terminal::open();
     let before = modes(&program);
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
@@ -282,7 +251,7 @@ fn a_terminal_is_restored_when_the_guest_fails() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    read_until(&mut person, "ready");
+    terminal::read_until(&mut person, "ready");
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(modes(&program), before);
 }

@@ -1,7 +1,9 @@
 //! What the machine lends its devices.
 
 use std::io;
+use std::sync::Arc;
 
+use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 /// A message-signalled interrupt as the guest programmed it (PCI 3.0, 6.8).
@@ -33,4 +35,11 @@ pub trait Host: Send + Sync {
 
     /// Gives the line and its descriptor back.
     fn free_msi(&self, gsi: u32, fd: &EventFd) -> io::Result<()>;
+
+    /// Lets the guest read `memory`, of whole pages, at `address` without an
+    /// exit. Its writes there come to user space still.
+    fn show(&self, address: u64, memory: &Arc<MmapRegion>) -> io::Result<()>;
+
+    /// Undoes [`Host::show`]: reads come to user space again.
+    fn hide(&self, address: u64) -> io::Result<()>;
 }

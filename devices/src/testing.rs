@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
+use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::lock;
@@ -39,6 +40,8 @@ pub(crate) struct Line {
 pub(crate) struct Lent {
     pub(crate) doorbells: BTreeMap<u64, Lend>,
     pub(crate) lines: BTreeMap<u32, Line>,
+    /// What the guest reads without an exit, by address.
+    pub(crate) shown: BTreeMap<u64, Arc<MmapRegion>>,
     /// How often a message was routed.
     pub(crate) routings: usize,
     next_line: u32,
@@ -127,6 +130,22 @@ impl Host for Recorder {
             .remove(&gsi)
             .expect("the line is allocated");
         assert_eq!(line.interrupt.id, fd.as_raw_fd());
+        Ok(())
+    }
+
+    fn show(&self, address: u64, memory: &Arc<MmapRegion>) -> io::Result<()> {
+        self.ask()?;
+        let previous = lock(&self.lent).shown.insert(address, Arc::clone(memory));
+        assert!(
+            previous.is_none(),
+            "memory is shown at {address:#x} already"
+        );
+        Ok(())
+    }
+
+    fn hide(&self, address: u64) -> io::Result<()> {
+        let hidden = lock(&self.lent).shown.remove(&address);
+        assert!(hidden.is_some(), "no memory is shown at {address:#x}");
         Ok(())
     }
 }

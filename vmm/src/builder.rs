@@ -12,6 +12,7 @@ use nestling_arch::hyperv::Enlightenments;
 use nestling_arch::nested::{self, Exposure, Extension, HostFacts, Obstacle, Request};
 use nestling_arch::{GuestMemory, hyperv, layout, msr, template};
 use nestling_devices::bus;
+use nestling_devices::pci::bus::Access;
 use nestling_devices::virtio::block;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -103,6 +104,27 @@ pub enum BuildError {
 /// Whether the user's keys reach the guest at all.
 pub fn takes_keys(config: &VmConfig) -> bool {
     config.serial == ConsoleMode::Tty || config.console == ConsoleMode::Tty
+}
+
+/// By what the kernel is to reach PCI's configuration spaces.
+///
+/// Linux takes the ports where it finds them, two exits for each of about a
+/// thousand accesses, and the ECAM where it doesn't; so a bzImage is shown the ECAM
+/// alone, unless its command line says that it will need the ports. Other
+/// kernels may know nothing else.
+fn configuration_access(bzimage: bool, cmdline: &str) -> Access {
+    let needs_ports = |word: &str| match word.split_once('=') {
+        Some(("acpi", "off")) => true,
+        Some(("pci", options)) => options
+            .split(',')
+            .any(|option| matches!(option, "conf1" | "nommconf")),
+        _ => false,
+    };
+    if bzimage && !cmdline.split_whitespace().any(needs_ports) {
+        Access::Ecam
+    } else {
+        Access::EcamAndPorts
+    }
 }
 
 /// All that is the same for every boot of a machine, found and checked once.
@@ -200,17 +222,20 @@ impl<'a> Prepared<'a> {
 
         let vm = Vm::new(&self.kvm, Arc::clone(&memory))?;
         let pci_high = layout::mmio64_window(config.memory.size.bytes(), physical_bits);
-        let platform = Platform::new(config, &vm, streams, places, events, pci_high.clone())?;
+        let cmdline = boot::command_line(&kernel, &config.kernel, &config.cmdline);
+        let access = configuration_access(kernel.setup_header.is_some(), &cmdline);
+        let mmio64 = pci_high.clone();
+        let platform = Platform::new(config, &vm, streams, places, events, mmio64, access)?;
 
         let tables = AcpiConfig {
             cpus: config.cpus,
             // Linux has kvmclock; what else is booted may know no better timer.
             pm_timer: kernel.protocol != Protocol::Linux64,
+            pci_ports: access == Access::EcamAndPorts,
             mmio32: layout::PCI_MMIO32,
             mmio64: pci_high,
         };
         let rsdp = acpi::build(&memory, &tables).map_err(BuildError::Acpi)?;
-        let cmdline = boot::command_line(&kernel, &config.kernel, &config.cmdline);
         let params = BootParams {
             cmdline: &cmdline,
             initrd,
@@ -358,5 +383,28 @@ impl<'a> Prepared<'a> {
                 Ok((vcpu, view))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linux_is_shown_the_ecam_alone_unless_it_asks_for_the_ports() {
+        for (cmdline, access) in [
+            ("", Access::Ecam),
+            (
+                "console=ttyS0 pci=noearly,pcie_bus_safe acpi=force",
+                Access::Ecam,
+            ),
+            ("panic=1 pci=conf1", Access::EcamAndPorts),
+            ("pci=noacpi,nommconf", Access::EcamAndPorts),
+            ("acpi=off quiet", Access::EcamAndPorts),
+        ] {
+            let chosen = configuration_access(true, cmdline);
+            assert_eq!(chosen, access, "{cmdline:?}");
+        }
+        assert_eq!(configuration_access(false, ""), Access::EcamAndPorts);
     }
 }

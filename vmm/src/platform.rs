@@ -20,7 +20,7 @@ use nestling_devices::legacy::serial::Serial;
 use nestling_devices::net::mac::MacAddress;
 use nestling_devices::net::port::Port;
 use nestling_devices::net::ports::tap::Tap;
-use nestling_devices::pci::bus::{PciRoot, Windows};
+use nestling_devices::pci::bus::{Access, PciRoot, Windows};
 use nestling_devices::pci::pvpanic::{PanicEvent, Pvpanic};
 use nestling_devices::virtio::block::{Block, BlockConfig, RawDisk};
 use nestling_devices::virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortBackend};
@@ -63,7 +63,7 @@ pub struct Platform {
 
 impl Platform {
     /// Puts the devices of `config` on their buses. `pci_high` is the window
-    /// for 64-bit BARs.
+    /// for 64-bit BARs, `access` the way to PCI's configuration spaces.
     pub fn new(
         config: &VmConfig,
         vm: &Arc<Vm>,
@@ -71,6 +71,7 @@ impl Platform {
         places: &Places,
         events: &EventLog,
         pci_high: Range<u64>,
+        access: Access,
     ) -> Result<Self, BuildError> {
         let (mut pio, mut mmio) = (Bus::new(), Bus::new());
         let room = event()?;
@@ -108,7 +109,13 @@ impl Platform {
         for (number, (net, tap)) in config.nets.iter().zip(&streams.taps).enumerate() {
             pci.add_net(number, net, tap.as_ref(), places.of(number))?;
         }
-        pci.root.build().attach(&mut mmio, &mut pio)?;
+        let pci = pci.root.build();
+        pci.attach(access, &mut mmio, &mut pio)?;
+        let host: Arc<dyn Host> = vm.clone();
+        pci.show(&host).map_err(|source| BuildError::Host {
+            what: "copies of the configuration spaces",
+            source,
+        })?;
 
         let sink = match keys {
             Some(pipe) => Sink::Console(pipe),

@@ -1,20 +1,22 @@
 //! A KVM virtual machine: its memory slots, interrupt controllers, and what
 //! its devices need of it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_bindings::{
     KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
-    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    KVM_PMU_CAP_DISABLE, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
 use nestling_arch::{GuestMemory, layout};
 use nestling_devices::bus::lock;
 use nestling_devices::host::{Host, MsiMessage};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 /// GSIs below this are the IOAPIC's pins; MSIs come after them.
@@ -22,6 +24,10 @@ const FIRST_MSI: u32 = layout::IOAPIC_PINS;
 
 /// MSIs end here: with the pins' routes they stay below KVM_MAX_IRQ_ROUTES.
 const GSI_LIMIT: u32 = FIRST_MSI + 2048;
+
+/// Memory slots from here on are of memory that the guest can only read; RAM has
+/// those below, one for each of its two ranges at the most.
+const FIRST_SHOWN_SLOT: u32 = 2;
 
 /// An ioctl that KVM refused.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +49,12 @@ pub(crate) fn ioctl<T>(
 
 /// A virtual machine without vCPUs yet.
 ///
-/// Lock order: `routes` is taken alone.
+/// Lock order: `routes` and `shown` are taken alone.
 pub struct Vm {
     fd: VmFd,
     routes: Mutex<Routes>,
+    /// Memory that the guest can only read, by address, with its slot.
+    shown: Mutex<BTreeMap<u64, (u32, Arc<MmapRegion>)>>,
     // Guest memory must stay mapped for as long as KVM may reach into it.
     memory: Arc<GuestMemory>,
 }
@@ -72,6 +80,7 @@ impl Vm {
         let vm = Self {
             fd,
             routes: Mutex::new(Routes::new()),
+            shown: Mutex::default(),
             memory,
         };
         vm.disable_pmu()?;
@@ -180,6 +189,44 @@ impl Host for Vm {
         self.fd.unregister_irqfd(fd, gsi).map_err(os_error)?;
         // The stale route is harmless without its irqfd, and goes with the next publication.
         self.routes().free(gsi);
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "KVM maps the monitor's memory into the guest")]
+    fn show(&self, address: u64, memory: &Arc<MmapRegion>) -> io::Result<()> {
+        let mut shown = lock(&self.shown);
+        let free = |slot: &u32| shown.values().all(|(taken, _)| taken != slot);
+        let slot = (FIRST_SHOWN_SLOT..)
+            .find(free)
+            .expect("memory runs out before slots do");
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: address,
+            memory_size: memory.size() as u64,
+            userspace_addr: memory.as_ptr() as u64,
+            flags: KVM_MEM_READONLY,
+        };
+        // SAFETY: the region is mapped, is as large as said, and is kept until KVM has
+        // forgotten it; KVM refuses what overlaps another slot.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(os_error)?;
+        shown.insert(address, (slot, Arc::clone(memory)));
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "KVM unmaps the monitor's memory from the guest")]
+    fn hide(&self, address: u64) -> io::Result<()> {
+        let mut shown = lock(&self.shown);
+        let Some((slot, _)) = shown.get(&address) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let nothing = kvm_userspace_memory_region {
+            slot: *slot,
+            guest_phys_addr: address,
+            ..Default::default()
+        };
+        // SAFETY: a slot of no size is taken away; nothing is mapped.
+        unsafe { self.fd.set_user_memory_region(nothing) }.map_err(os_error)?;
+        shown.remove(&address);
         Ok(())
     }
 }

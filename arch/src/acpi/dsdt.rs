@@ -45,13 +45,21 @@ struct PciRoot<'a>(&'a AcpiConfig);
 
 impl Aml for PciRoot<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let AcpiConfig { mmio32, mmio64, .. } = self.0;
+        let AcpiConfig {
+            pci_ports,
+            mmio32,
+            mmio64,
+            ..
+        } = self.0;
         let low = |address: u64| u32::try_from(address).expect("the hole lies below 4 GiB");
         let window32 = memory(low(mmio32.start), low(mmio32.end - 1));
         // One bus, so that the guest scans no other.
         let buses = AddressSpace::new_bus_number(0u16, 0u16);
         let config = IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_PORTS);
-        let mut resources: Vec<&dyn Aml> = vec![&buses, &config, &window32];
+        let mut resources: Vec<&dyn Aml> = vec![&buses, &window32];
+        if *pci_ports {
+            resources.push(&config);
+        }
         // With few address bits there is no room for it.
         let window64 = (!mmio64.is_empty()).then(|| memory(mmio64.start, mmio64.end - 1));
         resources.extend(window64.as_ref().map(|window| window as &dyn Aml));

@@ -30,6 +30,8 @@ pub struct AcpiConfig {
     /// Whether a PM timer is named. A guest that has kvmclock needs none: it would
     /// try it out, and each read of it is an exit.
     pub pm_timer: bool,
+    /// Whether PCI is configured by ports too.
+    pub pci_ports: bool,
     /// The window for 32-bit BARs.
     pub mmio32: Range<u64>,
     /// The window for 64-bit BARs.

@@ -7,6 +7,7 @@ fn machine(cpus: u32) -> (GuestMemory, GuestAddress) {
     let config = AcpiConfig {
         cpus,
         pm_timer: cpus > 1,
+        pci_ports: cpus > 1,
         mmio32: 0xC000_0000..0xE000_0000,
         mmio64: 1 << 40..1 << 41,
     };
@@ -143,12 +144,24 @@ fn the_dsdt_holds_the_windows() {
 }
 
 #[test]
+fn the_dsdt_names_the_configuration_ports_where_they_are() {
+    // An I/O port descriptor (6.4.2.5): decoding 16 bits, twice 0xCF8, 8 of them.
+    let ports = [0x47, 1, 0xF8, 0x0C, 0xF8, 0x0C, 1, 8];
+    for (cpus, named) in [(1, false), (2, true)] {
+        let (mem, rsdp) = machine(cpus);
+        let dsdt = &tables(&mem, rsdp)["DSDT"];
+        assert_eq!(dsdt.windows(8).any(|window| window == ports), named);
+    }
+}
+
+#[test]
 fn memory_that_ends_below_is_refused() {
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 512 << 10)]).unwrap();
     assert_eq!(mem.num_regions(), 1);
     let config = AcpiConfig {
         cpus: 1,
         pm_timer: false,
+        pci_ports: false,
         mmio32: 0..1,
         mmio64: 0..1,
     };

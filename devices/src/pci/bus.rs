@@ -1,5 +1,6 @@
 //! The PCI bus: its functions, their addresses, and the way to each.
 
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -7,11 +8,13 @@ use nestling_arch::layout;
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::bus::{self, Bus, lock};
+use crate::host::Host;
 use crate::pci::PciFunction;
 use crate::pci::config::CONFIG_SPACE_SIZE;
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::mapping::Mappings;
 use crate::pci::ports::{BarWindow, ConfigPorts, Ecam};
+use crate::pci::shadow::Shadow;
 
 /// Devices on a bus.
 const MAX_SLOTS: usize = 32;
@@ -23,6 +26,17 @@ pub struct Windows {
     pub low: Range<u64>,
     /// For 64-bit BARs.
     pub high: Range<u64>,
+}
+
+/// By what the guest reaches the configuration spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The ECAM and configuration mechanism 1 (PCI 3.0, 3.2.2.3.2), whose ports
+    /// take two exits for each access.
+    EcamAndPorts,
+    /// The ECAM alone. A kernel that finds the ports as well may use them for all
+    /// that the two have in common: Linux does.
+    Ecam,
 }
 
 /// Why a bus can't be built.
@@ -61,14 +75,14 @@ type SharedFunction = Mutex<Box<dyn PciFunction>>;
 /// ```
 /// use nestling_arch::layout;
 /// use nestling_devices::bus::Bus;
-/// use nestling_devices::pci::bus::{PciRoot, Windows};
+/// use nestling_devices::pci::bus::{Access, PciRoot, Windows};
 /// use nestling_devices::pci::pvpanic::Pvpanic;
 ///
 /// let high = layout::mmio64_window(512 << 20, 39);
 /// let mut root = PciRoot::new(Windows { low: layout::PCI_MMIO32, high })?;
 /// root.add(Box::new(Pvpanic::new(Box::new(|event| println!("{event:?}")))))?;
 /// let (mut memory, mut ports) = (Bus::new(), Bus::new());
-/// root.build().attach(&mut memory, &mut ports)?;
+/// root.build().attach(Access::EcamAndPorts, &mut memory, &mut ports)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PciRoot {
@@ -136,7 +150,7 @@ impl PciRoot {
         Arc::new(PciBus {
             functions: self.functions,
             windows: self.windows,
-            layout: Mutex::new(()),
+            shadow: Mutex::default(),
             mappings: RwLock::default(),
         })
     }
@@ -144,20 +158,26 @@ impl PciRoot {
 
 /// A PCI bus in a machine, with one function a device.
 ///
-/// Lock order: `layout`, then one function at a time, then `mappings`. An access
+/// Lock order: `shadow`, then one function at a time, then `mappings`. An access
 /// to a BAR takes `mappings`, lets it go, and takes the function.
 pub struct PciBus {
     windows: Windows,
-    /// Held while something may move a BAR: a move involves several functions.
-    layout: Mutex<()>,
+    /// Held while configuration changes, which may move a BAR: a move involves
+    /// several functions.
+    shadow: Mutex<Shadow>,
     functions: Vec<SharedFunction>,
     mappings: RwLock<Mappings>,
 }
 
 impl PciBus {
-    /// Puts the bus in reach of the guest: configuration by the ECAM and by
-    /// ports, BARs through their windows.
-    pub fn attach(self: &Arc<Self>, memory: &mut Bus, ports: &mut Bus) -> Result<(), bus::Error> {
+    /// Puts the bus in reach of the guest: configuration by `access`, BARs
+    /// through their windows.
+    pub fn attach(
+        self: &Arc<Self>,
+        access: Access,
+        memory: &mut Bus,
+        ports: &mut Bus,
+    ) -> Result<(), bus::Error> {
         let ecam = Arc::new(Mutex::new(Ecam::new(self.clone())));
         memory.insert(
             layout::ECAM_BASE,
@@ -172,17 +192,37 @@ impl PciBus {
             let device = Arc::new(Mutex::new(BarWindow::new(self.clone(), window.start)));
             memory.insert(window.start, window.end - window.start, device, name)?;
         }
-        let config = Arc::new(Mutex::new(ConfigPorts::new(self.clone())));
+        let config = match access {
+            Access::EcamAndPorts => ConfigPorts::new(self.clone()),
+            Access::Ecam => ConfigPorts::without_mechanism(),
+        };
+        let config = Arc::new(Mutex::new(config));
         let first = u64::from(layout::PCI_CONFIG_PORT);
         let count = u64::from(layout::PCI_CONFIG_PORTS);
         ports.insert(first, count, config, "PCI configuration ports")
     }
 
+    /// Lets the guest read the configuration spaces in the ECAM without exits,
+    /// from copies that `host` shows it.
+    ///
+    /// # Errors
+    /// If there is no memory for the copies.
+    pub fn show(&self, host: &Arc<dyn Host>) -> io::Result<()> {
+        let mut shadow = lock(&self.shadow);
+        *shadow = Shadow::new(host, self.functions.len())?;
+        for (slot, function) in self.functions.iter().enumerate() {
+            shadow.update(slot, &**lock(function));
+        }
+        Ok(())
+    }
+
     /// Returns every function to its state at power-on.
     pub fn reset(&self) {
-        let _layout = lock(&self.layout);
-        for function in &self.functions {
-            lock(function).reset();
+        let mut shadow = lock(&self.shadow);
+        for (slot, function) in self.functions.iter().enumerate() {
+            let mut function = lock(function);
+            function.reset();
+            shadow.update(slot, &**function);
         }
         self.remap();
     }
@@ -206,11 +246,12 @@ impl PciBus {
         if offset + data.len() > CONFIG_SPACE_SIZE {
             return;
         }
-        let _layout = lock(&self.layout);
+        let mut shadow = lock(&self.shadow);
         let moved = {
             let mut function = lock(function);
             let before = function.config().decoded();
             function.write_config(offset, data);
+            shadow.update(slot, &**function);
             function.config().decoded() != before
         };
         if moved {
@@ -241,7 +282,7 @@ impl PciBus {
     }
 
     /// Brings the mappings up to date with what the functions decode, with
-    /// `layout` held. Every BAR leaves its old place before any takes a new
+    /// `shadow` held. Every BAR leaves its old place before any takes a new
     /// one, so that no two are ever told of the same.
     fn remap(&self) {
         let decoded: Vec<_> = self

@@ -7,6 +7,10 @@ const CONVENTIONAL_SIZE: usize = 256;
 /// past the first 256 read as zero: no extended capabilities.
 pub const CONFIG_SPACE_SIZE: usize = 4096;
 
+/// Bits of an address in the ECAM below the device number: eight functions'
+/// spaces (PCIe 5.0, 7.2.2).
+pub(crate) const ECAM_SLOT_SHIFT: u32 = 15;
+
 /// The number of BARs of a type 0 function.
 pub const BAR_COUNT: usize = 6;
 

@@ -8,6 +8,7 @@ mod mapping;
 pub mod msix;
 mod ports;
 pub mod pvpanic;
+mod shadow;
 
 use crate::pci::config::ConfigSpace;
 
@@ -34,6 +35,12 @@ pub trait PciFunction: Send {
     /// Writes the configuration space; the access lies within its 4096 bytes.
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         self.config_mut().write(offset, data);
+    }
+
+    /// Whether a read of the configuration space does no more than give what
+    /// [`PciFunction::config`] holds, so that a copy serves as well.
+    fn config_reads_plainly(&self) -> bool {
+        true
     }
 
     /// Reads from a BAR.

@@ -9,6 +9,7 @@ use crate::Action;
 use crate::bus::BusDevice;
 use crate::legacy::reset::ResetControl;
 use crate::pci::bus::PciBus;
+use crate::pci::config::ECAM_SLOT_SHIFT;
 
 const ADDRESS_OFFSET: u64 = 0;
 const DATA_OFFSET: u64 = 4;
@@ -31,7 +32,7 @@ impl Ecam {
     /// other than 0, which no device has.
     fn split(offset: u64) -> Option<(usize, usize)> {
         let function = (offset >> 12) & 7;
-        let slot = usize::try_from(offset >> 15).ok()?;
+        let slot = usize::try_from(offset >> ECAM_SLOT_SHIFT).ok()?;
         let register = usize::try_from(offset & 0xfff).ok()?;
         (function == 0).then_some((slot, register))
     }
@@ -57,9 +58,9 @@ impl BusDevice for Ecam {
 /// register among its ports.
 ///
 /// Only a whole double word goes to the address register; a byte at 0xCF9 is
-/// the reset control register's.
+/// the reset control register's, which is there without the mechanism too.
 pub(crate) struct ConfigPorts {
-    bus: Arc<PciBus>,
+    bus: Option<Arc<PciBus>>,
     address: u32,
     reset: ResetControl,
 }
@@ -67,16 +68,24 @@ pub(crate) struct ConfigPorts {
 impl ConfigPorts {
     pub(crate) fn new(bus: Arc<PciBus>) -> Self {
         Self {
-            bus,
+            bus: Some(bus),
+            ..Self::without_mechanism()
+        }
+    }
+
+    /// The reset control register alone.
+    pub(crate) fn without_mechanism() -> Self {
+        Self {
+            bus: None,
             address: 0,
             reset: ResetControl::default(),
         }
     }
 
-    /// The slot and register that an access at `offset` goes to. `None` if it
-    /// isn't to the data register, the mechanism is off, or the bus or function
-    /// doesn't exist.
-    fn target(&self, offset: u64) -> Option<(usize, usize)> {
+    /// The bus, slot and register that an access at `offset` goes to. `None` if
+    /// it isn't to the data register, the mechanism is off, or the bus or
+    /// function doesn't exist.
+    fn target(&self, offset: u64) -> Option<(&PciBus, usize, usize)> {
         let byte = offset.checked_sub(DATA_OFFSET)?;
         let bus = (self.address >> 16) & 0xff;
         let function = (self.address >> 8) & 7;
@@ -85,7 +94,7 @@ impl ConfigPorts {
         }
         let slot = usize::try_from((self.address >> 11) & 0x1f).ok()?;
         let register = usize::try_from(u64::from(self.address & 0xfc) + byte).ok()?;
-        Some((slot, register))
+        Some((self.bus.as_deref()?, slot, register))
     }
 }
 
@@ -93,11 +102,13 @@ impl BusDevice for ConfigPorts {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         match (offset, &mut *data) {
-            (ADDRESS_OFFSET, [_, _, _, _]) => data.copy_from_slice(&self.address.to_le_bytes()),
+            (ADDRESS_OFFSET, [_, _, _, _]) if self.bus.is_some() => {
+                data.copy_from_slice(&self.address.to_le_bytes());
+            }
             (RESET_CONTROL_OFFSET, [byte]) => *byte = self.reset.read(),
             _ => {
-                if let Some((slot, register)) = self.target(offset) {
-                    self.bus.read_config(slot, register, data);
+                if let Some((bus, slot, register)) = self.target(offset) {
+                    bus.read_config(slot, register, data);
                 }
             }
         }
@@ -110,8 +121,8 @@ impl BusDevice for ConfigPorts {
             }
             (RESET_CONTROL_OFFSET, &[byte]) => return self.reset.write(byte),
             _ => {
-                if let Some((slot, register)) = self.target(offset) {
-                    self.bus.write_config(slot, register, data);
+                if let Some((bus, slot, register)) = self.target(offset) {
+                    bus.write_config(slot, register, data);
                 }
             }
         }

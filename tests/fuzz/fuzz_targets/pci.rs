@@ -7,7 +7,8 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use nestling_arch::{GuestMemory, layout};
 use nestling_devices::bus::Bus;
-use nestling_devices::pci::bus::{PciRoot, Windows};
+use nestling_devices::host::Host;
+use nestling_devices::pci::bus::{Access as ConfigAccess, PciRoot, Windows};
 use nestling_devices::pci::pvpanic::Pvpanic;
 use nestling_devices::virtio::pci::VirtioPciFunction;
 use nestling_fuzz::device::{self, StrictHost};
@@ -167,8 +168,14 @@ fuzz_target!(|accesses: Vec<Access>| {
         memory: Bus::new(),
         ports: Bus::new(),
     };
-    bus.attach(&mut machine.memory, &mut machine.ports)
-        .expect("an empty bus");
+    bus.attach(
+        ConfigAccess::EcamAndPorts,
+        &mut machine.memory,
+        &mut machine.ports,
+    )
+    .expect("an empty bus");
+    let shower: Arc<dyn Host> = host.clone();
+    bus.show(&shower).expect("memory for the copies");
     for access in accesses {
         match access {
             Access::Config {

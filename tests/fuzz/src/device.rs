@@ -5,14 +5,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nestling_devices::host::{Host, MsiMessage};
 use nestling_devices::virtio::block::{Block, BlockConfig, RawDisk};
 use nestling_devices::virtio::console::{Console, ConsoleConfig, PortBackend};
 use nestling_devices::virtio::device::{Interrupt, VirtioDevice};
 use nestling_devices::virtio::rng::Rng;
+use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::tempfile::TempFile;
 
@@ -123,6 +124,14 @@ impl Host for StrictHost {
         };
         lines.insert(gsi, fd.as_raw_fd());
         Ok(gsi)
+    }
+
+    fn show(&self, _address: u64, _memory: &Arc<MmapRegion>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hide(&self, _address: u64) -> io::Result<()> {
+        Ok(())
     }
 
     fn route_msi(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {

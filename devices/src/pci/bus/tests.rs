@@ -1,8 +1,10 @@
 use proptest::prelude::*;
+use vm_memory::VolatileMemory;
 
 use super::*;
 use crate::Action;
 use crate::pci::config::{Bar, ConfigSpace, Identity};
+use crate::testing::Recorder;
 
 const ECAM: u64 = layout::ECAM_BASE;
 
@@ -110,6 +112,10 @@ struct Machine {
 
 /// A machine with probes 1 to `probes`, at the slots of those numbers.
 fn machine(probes: u8) -> Machine {
+    machine_with(probes, Access::EcamAndPorts)
+}
+
+fn machine_with(probes: u8, access: Access) -> Machine {
     let places = Places::default();
     let mut root = PciRoot::new(windows()).unwrap();
     for tag in 1..=probes {
@@ -117,7 +123,7 @@ fn machine(probes: u8) -> Machine {
     }
     let pci = root.build();
     let (mut memory, mut ports) = (Bus::new(), Bus::new());
-    pci.attach(&mut memory, &mut ports).unwrap();
+    pci.attach(access, &mut memory, &mut ports).unwrap();
     Machine {
         memory,
         ports,
@@ -195,14 +201,30 @@ fn both_mechanisms_reach_the_same_registers() {
 
 #[test]
 fn the_reset_register_lies_among_the_configuration_ports() {
-    let m = machine(0);
+    for access in [Access::EcamAndPorts, Access::Ecam] {
+        let m = machine_with(0, access);
+        m.ports.write(0xcf8, &0x8000_0000u32.to_le_bytes());
+        assert_eq!(m.ports.write(0xcf9, &[2]), Action::None);
+        assert_eq!(m.read_port::<1>(0xcf9), [2]);
+        assert_eq!(m.ports.write(0xcf9, &[6]), Action::Reset);
+        assert_eq!(
+            m.ports.write(0xcf8, &0x8000_0600u32.to_le_bytes()),
+            Action::None
+        );
+    }
+}
+
+#[test]
+fn a_kernel_that_looks_for_the_ports_finds_none_where_there_are_none() {
+    let m = machine_with(1, Access::Ecam);
+    // As Linux does (arch/x86/pci/direct.c, pci_check_type1).
+    m.ports.write(0xcfb, &[1]);
     m.ports.write(0xcf8, &0x8000_0000u32.to_le_bytes());
-    assert_eq!(m.ports.write(0xcf9, &[2]), Action::None);
-    assert_eq!(m.ports.write(0xcf9, &[6]), Action::Reset);
-    assert_eq!(
-        m.ports.write(0xcf8, &0x8000_0600u32.to_le_bytes()),
-        Action::None
-    );
+    assert_eq!(m.read_port::<4>(0xcf8), [0xff; 4]);
+    m.ports.write(0xcf8, &0x8000_0800u32.to_le_bytes());
+    assert_eq!(m.read_port::<4>(0xcfc), [0xff; 4]);
+    m.ports.write(0xcfc + 4, &[2]);
+    assert_eq!(m.read32(1, 0), 0x0001_1234, "the ECAM is there");
 }
 
 #[test]
@@ -330,7 +352,45 @@ fn config_write() -> impl Strategy<Value = (u64, u64, Vec<u8>)> {
     prop_oneof![anywhere, command, low, high]
 }
 
+/// Compares what a guest reads in place with what the functions answer.
+fn compare(m: &Machine, host: &Recorder) -> Result<(), TestCaseError> {
+    let shown = host.lent().shown;
+    prop_assert_eq!(shown.len(), 4, "the bridge and three probes");
+    for (address, copy) in shown {
+        let (mut held, mut seen) = ([0; 4096], [0; 4096]);
+        m.memory.read(address, &mut held);
+        copy.as_volatile_slice().copy_to(&mut seen);
+        prop_assert_eq!(held, seen, "at {:#x}", address);
+    }
+    Ok(())
+}
+
 proptest! {
+    /// Whatever is written, and by either mechanism, what the guest reads in place
+    /// is what the function would answer.
+    #[test]
+    fn copies_are_what_the_functions_hold(
+        writes in prop::collection::vec((any::<bool>(), config_write()), 0..60),
+    ) {
+        let m = machine(3);
+        let recorder = Arc::new(Recorder::default());
+        let host: Arc<dyn Host> = recorder.clone();
+        m.pci.show(&host).unwrap();
+        for (by_port, (slot, register, data)) in writes {
+            if by_port {
+                let address = 0x8000_0000 | slot << 11 | register & 0xfc;
+                let address = u32::try_from(address).unwrap();
+                m.ports.write(0xcf8, &address.to_le_bytes());
+                m.ports.write(0xcfc, &data[..data.len().min(4)]);
+            } else {
+                m.memory.write(m.config(slot, register), &data);
+            }
+            compare(&m, &recorder)?;
+        }
+        m.pci.reset();
+        compare(&m, &recorder)?;
+    }
+
     /// However BARs are moved about, each is told of exactly the places where
     /// the guest finds it, and no two are at one.
     #[test]

@@ -315,6 +315,10 @@ impl PciFunction for VirtioPciFunction {
         }
     }
 
+    fn config_reads_plainly(&self) -> bool {
+        layout::window_target(&self.config, self.window_capability).is_none()
+    }
+
     fn read_bar(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let within = offset % PAGE_SIZE;

@@ -345,7 +345,10 @@ fn the_bar_can_be_reached_through_configuration_space() {
         m.set_config(window + 8, u32::try_from(offset).unwrap());
         m.set_config(window + 12, len);
     };
+    let shown = || m.host.lent().shown.contains_key(&(ECAM + (1 << 15)));
+    assert!(shown(), "the space is read in place");
     aim(0, DEVICE, 4);
+    assert!(!shown(), "reads reach the device");
     assert_eq!(m.config::<u32>(window + 16), 0x0403_0201);
     aim(0, STATUS, 1);
     m.set_config(window + 16, 1u8);
@@ -356,6 +359,7 @@ fn the_bar_can_be_reached_through_configuration_space() {
         aim(bar, offset, len);
         m.set_config(window + 16, 0xffff_ffffu32);
         assert_eq!(m.config::<u32>(window + 16), 0xffff_ffff, "only storage");
+        assert!(shown(), "reads do nothing any more");
     }
 }
 

@@ -6,7 +6,8 @@ use nestling_arch::layout;
 use vm_memory::GuestAddress;
 
 use crate::bus::{Bus, lock};
-use crate::pci::bus::{PciBus, PciRoot, Windows};
+use crate::host::Host;
+use crate::pci::bus::{Access, PciBus, PciRoot, Windows};
 use crate::testing::Recorder;
 use crate::virtio::pci::*;
 
@@ -109,7 +110,9 @@ pub(super) fn machine_with(device: Box<dyn VirtioDevice>, life: Arc<Mutex<Life>>
     root.add(Box::new(function)).unwrap();
     let pci = root.build();
     let mut bus = Bus::new();
-    pci.attach(&mut bus, &mut Bus::new()).unwrap();
+    pci.attach(Access::Ecam, &mut bus, &mut Bus::new()).unwrap();
+    let shower: Arc<dyn Host> = host.clone();
+    pci.show(&shower).unwrap();
     let mut machine = Machine {
         bus,
         pci,

@@ -107,8 +107,8 @@ fn check(row: Row, measured: &Measured) {
         Family::Control => SAMPLES * CONTROLS,
         _ => SAMPLES,
     };
-    // Fewer of those that take long here.
-    assert!((FEW..=all).contains(&taken), "{row}: {taken}");
+    // Fewer of those that take memory, or long.
+    assert!((1..=all).contains(&taken), "{row}: {taken}");
     let ahead = match row {
         Row::NetStreamUp | Row::NetStreamDown => 4,
         _ => 0,

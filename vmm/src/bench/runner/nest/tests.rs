@@ -19,7 +19,7 @@ fn plan(metal: Metal, levels: &[u8], rows: &[Row]) -> Plan {
         settings: Settings {
             samples: 100,
             cpus: 2,
-            memory_mib: 256,
+            memory_mib: Some(256),
             timeout_s: 300,
             ..Settings::default()
         },
@@ -329,14 +329,14 @@ fn vcpus_are_pinned_where_there_are_processors_to_pin_to() {
 #[test]
 fn a_boot_for_which_there_is_no_memory_is_refused() {
     let mut plan = plan(Metal::Svm, &[0, 1, 2], &[Row::Cpuid]);
-    plan.settings.memory_mib = 16;
+    plan.settings.memory_mib = Some(16);
     assert!(
         planned(&plan, 0)
             .unwrap_err()
             .to_string()
             .contains("too little")
     );
-    plan.settings.memory_mib = 16000;
+    plan.settings.memory_mib = Some(16000);
     let error = planned(&plan, 0).unwrap_err().to_string();
     assert!(error.contains("this metal has 16384 MiB"), "{error}");
 }

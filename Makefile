@@ -69,11 +69,15 @@ lint: style ## Check the style, the dependencies and the spelling
 	typos
 
 .PHONY: bench
-bench: bench-boot bench-net ## Run all measurements
+bench: bench-boot bench-levels bench-net ## Run all measurements
 
 .PHONY: bench-boot
 bench-boot: setup build ## Measure boots, side by side with QEMU's, on emulated AMD-V
 	@NESTLING_BIN=$(BINARY) $(CARGO) run --quiet --release --package nestling-tests --bin bench-boot
+
+.PHONY: bench-levels
+bench-levels: setup build ## Measure what a level costs, on emulated AMD-V
+	@$(BINARY) bench run --metal svm --boots 3 --output target/bench-levels $(ARGS)
 
 .PHONY: bench-net
 bench-net: build ## Measure the virtual network, side by side with passt's and slirp's

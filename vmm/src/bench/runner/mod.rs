@@ -111,7 +111,9 @@ impl Run {
     pub fn open(path: &Path, plan: Plan) -> Result<Self, Error> {
         match Folder::open(path) {
             Ok((folder, manifest)) => {
-                if let Some(what) = manifest.plan.difference(&plan) {
+                let version = manifest.nestling != env!("CARGO_PKG_VERSION");
+                let what = version.then_some("versions of nestling");
+                if let Some(what) = what.or_else(|| manifest.plan.difference(&plan)) {
                     let folder = path.display().to_string();
                     return Err(Error::OtherPlan { folder, what });
                 }

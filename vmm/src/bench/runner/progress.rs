@@ -57,7 +57,7 @@ impl<W: Write> Progress<W> {
     fn draw(&mut self) {
         let Some(columns) = self.columns else { return };
         self.clear();
-        let mut line = format!("boot {} of {}", self.over + 1, self.all);
+        let mut line = format!("boot {} ({} of {})", self.number, self.over + 1, self.all);
         if !self.doing.is_empty() {
             line.push_str(&format!(", {}", self.doing));
         }

@@ -86,23 +86,24 @@ pub fn total(measured: &Measured, machine: u8) -> Option<f64> {
 /// The exits of `machine`'s level for one operation, by kind; they add up to the
 /// [`total`].
 pub fn by_kind(measured: &Measured, machine: u8) -> Option<Vec<Share>> {
-    let total = total(measured, machine)?;
-    let mut rest = total;
+    // In whole exits: the rest of fractions would be a little more than nothing.
+    let mut rest = measured.counted(machine, "exits")?;
     let share = |kind: Kind| {
         let exits = if kind == Kind::Other {
             rest
         } else {
             let named = kind.counters().iter();
-            let sum: f64 = named
-                .filter_map(|name| measured.per_operation(machine, name))
-                .sum();
+            let sum = named
+                .filter_map(|name| measured.counted(machine, name))
+                .fold(0, u64::saturating_add);
             // One exit can be counted as two kinds.
             sum.min(rest)
         };
         rest -= exits;
-        Share { kind, exits }
+        let exits = measured.each(exits)?;
+        Some(Share { kind, exits })
     };
-    Some(Kind::ALL.map(share).to_vec())
+    Kind::ALL.into_iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -154,6 +155,11 @@ mod tests {
             Some(vec![(Kind::Mmio, 1.0)])
         );
         assert_eq!(shares(&[("exits", 0)]), Some(vec![]));
+        // 1.1 - 1.0 - 0.1 isn't nothing.
+        assert_eq!(
+            shares(&[("exits", 11), ("hypercalls", 10), ("irq_exits", 1)]),
+            Some(vec![(Kind::Hypercall, 1.0), (Kind::Interrupt, 0.1)])
+        );
         // A machine that was counted, and not left.
         assert_eq!(shares(&[]), Some(vec![]));
     }

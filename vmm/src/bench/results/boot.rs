@@ -178,15 +178,24 @@ impl Measured {
         self.samples.iter().map(sample).collect()
     }
 
-    /// How often `name` was counted for one operation of `machine`'s level, without
-    /// what the marks themselves cost. What that level's machine hasn't counted at all
-    /// is zero; of a machine that wasn't counted there is nothing to say.
-    pub fn per_operation(&self, machine: u8, name: &str) -> Option<f64> {
+    /// How often `name` was counted at `machine`'s level, without what the marks
+    /// themselves cost. What that level's machine hasn't counted at all is zero; of a
+    /// machine that wasn't counted there is nothing to say.
+    pub fn counted(&self, machine: u8, name: &str) -> Option<u64> {
         let of = |counts: &BTreeMap<u8, Counts>| {
             let counts = counts.get(&machine)?;
             Some(counts.get(name).copied().unwrap_or(0))
         };
-        let count = of(&self.counts)?.saturating_sub(of(&self.baseline).unwrap_or(0));
+        Some(of(&self.counts)?.saturating_sub(of(&self.baseline).unwrap_or(0)))
+    }
+
+    /// As [`counted`](Self::counted), for one operation.
+    pub fn per_operation(&self, machine: u8, name: &str) -> Option<f64> {
+        self.each(self.counted(machine, name)?)
+    }
+
+    /// A count's share of one operation.
+    pub fn each(&self, count: u64) -> Option<f64> {
         (self.operations > 0).then(|| count as f64 / self.operations as f64)
     }
 }

@@ -308,6 +308,8 @@ fn statement(results: &Results, complaints: &[String]) -> String {
             .boots
             .iter()
             .flat_map(|boot| &boot.levels)
+            // One that died first hasn't told.
+            .filter(|level| !level.environment.processor.is_empty())
             .min_by_key(|level| level.level)
             .map_or("an unknown processor", |level| &level.environment.processor);
         format!("Measured on {processor}, {boots}.{noise}")

@@ -212,6 +212,18 @@ fn nothing_measured_is_a_report_all_the_same() {
     );
     assert!(html::text(&report).ends_with("</html>\n"));
     assert!(csv::text(&report).lines().count() == 1);
+
+    // All levels died before they told anything.
+    let mut results = Synthetic::default().results();
+    for level in results.boots.iter_mut().flat_map(|boot| &mut boot.levels) {
+        level.environment = Environment::default();
+    }
+    let report = Report::new(&results, QUICK);
+    assert!(
+        report
+            .statement
+            .starts_with("Measured on an unknown processor, 10 boots.")
+    );
 }
 
 #[test]

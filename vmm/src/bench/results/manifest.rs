@@ -217,6 +217,39 @@ mod tests {
     }
 
     #[test]
+    fn what_differs_between_plans_is_named() {
+        type Change = fn(&mut Plan);
+        let difference = |change: Change| {
+            let mut other = plan();
+            change(&mut other);
+            assert_eq!(plan().difference(&other), other.difference(&plan()));
+            plan().difference(&other).unwrap_or_default()
+        };
+        let cases: [(Change, &str); 11] = [
+            (|_| {}, ""),
+            (|plan| plan.metal = "svm".into(), "metals"),
+            (|plan| plan.emulated = true, "metals"),
+            (|plan| plan.levels = vec![0, 1, 2], "levels"),
+            (|plan| plan.rows.push(Row::Nop), "rows"),
+            (|plan| plan.boots = 3, "numbers of boots"),
+            (|plan| plan.exposures.swap(0, 1), "exposures"),
+            (
+                |plan| plan.monitors[1].name = "qemu-microvm".into(),
+                "monitors",
+            ),
+            (|plan| plan.seed = 1, "seeds"),
+            (|plan| plan.settings.timeout_s = 1, "settings"),
+            (
+                |plan| plan.settings.kernel = Some("host".into()),
+                "settings",
+            ),
+        ];
+        for (change, what) in cases {
+            assert_eq!(difference(change), what);
+        }
+    }
+
+    #[test]
     fn a_plan_that_cannot_be_is_told_why() {
         let problem = |change: fn(&mut Plan)| {
             let mut plan = plan();

@@ -250,7 +250,9 @@ fn what_cannot_be_measured_is_refused_and_leaves_no_folder() {
         ("--levels 300", 2, "300"),
         ("--samples 0", 2, "--samples 0: take 1 to 1048576"),
         ("--samples 1048577", 2, "take 1 to 1048576"),
-        ("--boots 0", 2, "no rows, levels or boots"),
+        ("--boots 0", 2, "0 is not in 1.."),
+        ("--timeout 0", 2, "0 is not in 1.."),
+        ("--cpu-affinity 0", 2, "names 1 processors for 2 vCPUs"),
         ("--boots 100001", 2, "at most 100000"),
         ("--exposure svn", 2, "svn"),
         (

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use nestling_arch::nested::Request as Nested;
 
 use super::super::{Failure, Format, Verdict};
@@ -14,6 +14,7 @@ use crate::bench::row::{Family, Row};
 use crate::bench::runner::{self, Progress, Run};
 use crate::bench::slurm::{self, Slurm};
 use crate::bench::work::Work;
+use crate::config::ConfigError;
 use crate::console::terminal;
 use crate::metal::{self, Metal, Model};
 use crate::nest::start;
@@ -42,7 +43,7 @@ pub(in super::super) struct RunBench {
     levels: Vec<u8>,
 
     /// Boots of each configuration; fewer than six allow no intervals
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
     boots: u32,
 
     /// What of VMX or SVM the levels above L0 are shown, as `nestling nest --nested` takes it;
@@ -103,7 +104,7 @@ pub(in super::super) struct RunBench {
     seed: u64,
 
     /// Give up a boot after this many seconds [default: what suits the metal]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..))]
     timeout: Option<u32>,
 
     /// Who measures: this machine, boot after boot, or a Slurm cluster whose nodes share the folder
@@ -252,7 +253,7 @@ impl RunBench {
                 samples,
                 cpus: self.cpus,
                 memory_mib: self.memory.map(mib),
-                pin: self.affinity(metal),
+                pin: self.affinity(metal)?,
                 kernel: self.kernel.clone(),
                 modules: self.modules.clone(),
                 cmdline: self.cmdline.clone(),
@@ -268,13 +269,17 @@ impl RunBench {
     }
 
     /// Those that were asked for, or the first of this host's if it has enough.
-    fn affinity(&self, metal: Metal) -> Vec<u32> {
-        if metal != Metal::Host || !self.cpu_affinity.is_empty() {
-            return self.cpu_affinity.clone();
+    fn affinity(&self, metal: Metal) -> Result<Vec<u32>, Failure> {
+        let (given, cpus) = (self.cpu_affinity.len(), self.cpus);
+        if given > 0 && u32::try_from(given) != Ok(cpus) {
+            return Err(Failure::usage(ConfigError::Affinity { given, cpus }));
+        }
+        if metal != Metal::Host || given > 0 {
+            return Ok(self.cpu_affinity.clone());
         }
         let there = std::thread::available_parallelism().map_or(1, usize::from);
-        let enough = u32::try_from(there).is_ok_and(|there| there >= self.cpus);
-        (0..self.cpus).filter(|_| enough).collect()
+        let enough = u32::try_from(there).is_ok_and(|there| there >= cpus);
+        Ok((0..cpus).filter(|_| enough).collect())
     }
 }
 
@@ -344,5 +349,47 @@ fn failure(error: runner::Error) -> Failure {
         | runner::Error::Nest(_)
         | runner::Error::Results(results::Error::NoManifest(_)) => Failure::usage(error),
         error => Failure::failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(names: &[&str]) -> Result<Vec<Row>, String> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        rows(&names).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn rows_are_in_the_order_of_the_list_and_each_once() {
+        let found = named(&["cpu", "cpuid", "nop", "cpuid"]);
+        assert_eq!(found, Ok(vec![Row::Nop, Row::Cpuid, Row::Cpu]));
+    }
+
+    #[test]
+    fn families_name_their_rows() {
+        let all = named(&["all"]).unwrap();
+        assert_eq!(all, Row::ALL);
+        let of = |names: &[&str]| named(names).unwrap();
+        let (micro, r#macro) = (of(&["micro"]), of(&["macro"]));
+        // The controls come along, without which no figure can be trusted.
+        assert!(micro.contains(&Row::Nop) && micro.contains(&Row::Hypercall));
+        assert!(r#macro.iter().all(|row| row.family() == Family::Macro));
+        assert!(micro.iter().all(|row| row.family() != Family::Macro));
+        assert_eq!(of(&["macro", "micro"]), all);
+        assert_eq!(of(&["micro", "cpuid"]), micro);
+        assert_eq!(of(&["micro", "cpu"]).len(), micro.len() + 1);
+    }
+
+    #[test]
+    fn an_unknown_row_is_named() {
+        for name in ["cpu-id", "Micro", ""] {
+            let error = named(&["nop", name]).unwrap_err();
+            assert!(
+                error.starts_with(&format!("no row is called `{name}`")),
+                "{error}"
+            );
+        }
     }
 }

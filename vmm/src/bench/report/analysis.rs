@@ -343,7 +343,9 @@ fn environments(
             let mut found = boots
                 .iter()
                 .flat_map(|boot| boot.levels.iter().filter(|found| found.level == level))
-                .map(|level| &level.environment);
+                .map(|level| &level.environment)
+                // One that died first hasn't told.
+                .filter(|environment| !environment.kernel.is_empty());
             let Some(environment) = found.next() else {
                 continue;
             };

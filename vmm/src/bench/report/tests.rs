@@ -1,6 +1,6 @@
 use super::*;
-use crate::bench::results::Damage;
 use crate::bench::results::Outcome;
+use crate::bench::results::{Boot, Damage};
 use crate::bench::statistics::{Bootstrap, Spread};
 use crate::bench::synthetic::{ROWS, Synthetic};
 
@@ -212,18 +212,33 @@ fn nothing_measured_is_a_report_all_the_same() {
     );
     assert!(html::text(&report).ends_with("</html>\n"));
     assert!(csv::text(&report).lines().count() == 1);
+}
 
-    // All levels died before they told anything.
+#[test]
+fn a_level_that_died_before_it_told_its_environment_has_none() {
     let mut results = Synthetic::default().results();
-    for level in results.boots.iter_mut().flat_map(|boot| &mut boot.levels) {
-        level.environment = Environment::default();
-    }
+    let silence = |boots: &mut [Boot]| {
+        for level in boots.iter_mut().flat_map(|boot| &mut boot.levels) {
+            level.environment = Environment::default();
+        }
+    };
+    silence(&mut results.boots[..1]);
     let report = Report::new(&results, QUICK);
-    assert!(
-        report
-            .statement
-            .starts_with("Measured on an unknown processor, 10 boots.")
+    assert_eq!(report.statement, "Measured on EPYC <&>, 10 boots.");
+    for found in &report.environments {
+        assert_eq!(
+            (found.environment.kernel.as_str(), found.others),
+            ("6.12.0", 0)
+        );
+    }
+    silence(&mut results.boots);
+    let report = Report::new(&results, QUICK);
+    assert_eq!(
+        report.statement,
+        "Measured on an unknown processor, 10 boots."
     );
+    assert!(report.environments.is_empty());
+    assert!(html::text(&report).ends_with("</html>\n"));
 }
 
 #[test]

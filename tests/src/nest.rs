@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,6 +15,12 @@ use crate::plan::Machine;
 
 /// Emulators compete for processors and time limits: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// The turn of whoever runs an emulator, until it is dropped.
+pub fn turn() -> MutexGuard<'static, ()> {
+    // A test that failed while it had its turn took nothing along.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Where runs are kept to be looked at, by this environment variable.
 const LOGS: &str = "NESTLING_TEST_LOGS";
@@ -69,10 +75,7 @@ impl Nest {
     /// If its report or its events can't be read.
     #[must_use]
     pub fn run(arguments: &[&str], limit: Duration) -> Self {
-        // A test that failed while it had its turn took nothing along.
-        let _turn = TURN
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = turn();
         let folder = tempfile::tempdir().expect("a folder for temporary files");
         let log = folder.path().join("events.jsonl");
         let start = Instant::now();

@@ -1,20 +1,19 @@
-//! `nestling bench run`: on this host, which measures as L0 alone, and on an emulated
-//! one with levels above it.
+//! `nestling bench run` on this host, which measures as L0 alone: what it leaves, how it
+//! goes on, and what it refuses.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nestling_tests::binary::{self, Refusal, refusal};
-use nestling_tests::nest::Shared;
 use nestling_tests::{or_skip, skip, terminal};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// This host as L0, and two rows that are quick.
 const HOST: [&str; 6] = ["--metal", "host", "--levels", "0", "--rows", "nop,cpuid"];
@@ -68,7 +67,7 @@ fn run(folder: &Path) -> Ended {
     ended
 }
 
-fn json(folder: &Path, file: &str) -> Value {
+fn read(folder: &Path, file: &str) -> Value {
     serde_json::from_slice(&fs::read(folder.join(file)).unwrap()).unwrap()
 }
 
@@ -92,7 +91,7 @@ fn a_run_leaves_its_boots_and_four_reports() {
         "report.md",
     ];
     assert_eq!(names, expected);
-    let plan = &json(&folder, "manifest.json")["plan"];
+    let plan = &read(&folder, "manifest.json")["plan"];
     let rows = "[\"nop\",\"syscall\",\"cpuid\",\"cpu\",\"block-rand-read\"]";
     assert_eq!(plan["rows"].to_string(), rows);
     assert_eq!(
@@ -116,7 +115,7 @@ fn a_run_leaves_its_boots_and_four_reports() {
     );
 
     // Every row was measured twice, so that there is an A/A control.
-    let boot = json(&folder, "boot-0001.json");
+    let boot = read(&folder, "boot-0001.json");
     let [level] = &boot["levels"].as_array().unwrap()[..] else {
         panic!("{boot}")
     };
@@ -129,7 +128,7 @@ fn a_run_leaves_its_boots_and_four_reports() {
         assert!(taken > 0, "{phase}");
         assert!(measured["operations"].as_u64() > Some(0), "{phase}");
     }
-    let report = json(&folder, "report.json");
+    let report = read(&folder, "report.json");
     let controls = report["controls"].as_array().unwrap();
     // Of nothing there may be nothing to compare.
     for row in ["syscall", "cpuid", "cpu", "block-rand-read"] {
@@ -200,7 +199,7 @@ fn a_damaged_file_is_set_aside_and_its_boot_measured_again() {
     for kept in ["manifest.json", "boot-0000.json"] {
         assert_eq!(after[kept], before[kept]);
     }
-    assert_eq!(json(folder, damaged)["number"], 1);
+    assert_eq!(read(folder, damaged)["number"], 1);
 
     // Twice the same doesn't cover up the first.
     fs::write(folder.join(damaged), b"no").unwrap();
@@ -354,12 +353,84 @@ fn one_boot_is_measured_by_its_number_but_never_twice() {
     fs::remove_file(folder.join("boot-0001.json")).unwrap();
     let missing = nestling(&["bench", "boot", path, "1"]);
     assert_eq!(missing.code, Some(0), "{}", missing.said);
-    assert_eq!(json(folder, "boot-0001.json")["number"], 1);
+    assert_eq!(read(folder, "boot-0001.json")["number"], 1);
 
     let empty = tempfile::tempdir().unwrap();
     let Refusal { code, line } = refusal(["bench", "boot", empty.path().to_str().unwrap(), "0"]);
     assert_eq!(code, 2, "{line}");
     assert!(line.contains("holds no results"), "{line}");
+}
+
+#[test]
+fn what_this_host_measures_is_told_as_a_level_tells_it() {
+    let measure = |tell: bool| -> Vec<Value> {
+        let order = json!({
+            "turns": [{ "row": "nop" }, { "row": "hypercall" }, { "row": "cpuid", "pass": 1 }],
+            "samples": 150,
+            "tell_samples": tell,
+        });
+        let output = binary::command()
+            .args(["bench", "measure"])
+            .write_stdin(order.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let events = measure(true);
+    let told: Vec<&str> = events
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    // Ten times as many of a control, of which a line takes 1024.
+    let expected = [
+        "environment",
+        "progress",
+        "samples",
+        "samples",
+        "measured",
+        "progress",
+        "measured",
+        "progress",
+        "samples",
+        "measured",
+        "done",
+    ];
+    assert_eq!(told, expected);
+    let count = |event: &Value| event["samples"].as_array().unwrap().len();
+    assert_eq!(
+        [2, 3, 8].map(|place| count(&events[place])),
+        [1024, 476, 150]
+    );
+    assert_eq!(events[8]["turn"], json!({ "row": "cpuid", "pass": 1 }));
+    assert_eq!(events[9]["outcome"]["measured"]["operations"], 150);
+    // What can't be measured doesn't keep the next from it.
+    let failed = json!({ "failed": "L0 has no hypervisor to call" });
+    assert_eq!(
+        (&events[6]["row"], &events[6]["outcome"]),
+        (&"hypercall".into(), &failed)
+    );
+    // Where times mean nothing they aren't told.
+    assert!(
+        measure(false)
+            .iter()
+            .all(|event| event["event"] != "samples")
+    );
+
+    let mut odd = binary::command();
+    let odd = odd
+        .args(["bench", "measure"])
+        .write_stdin("{}")
+        .output()
+        .unwrap();
+    let Refusal { code, line } = binary::refused(&odd);
+    assert!(
+        code == 2 && line.contains("missing field `turns`"),
+        "{line}"
+    );
 }
 
 /// A run of boots that take a good part of a second each.
@@ -371,7 +442,7 @@ const LONG: [&str; 12] = [
     "--rows",
     "cpu",
     "--samples",
-    "150",
+    "400",
     "--boots",
     "6",
     "--seed",
@@ -469,272 +540,4 @@ fn a_terminal_is_told_where_the_run_is_and_how_long_it_takes() {
     // The last that is drawn is taken away.
     assert!(shown.trim_end().ends_with(" s"), "{shown:?}");
     assert!(shown.rfind("\x1b[K") > shown.rfind(" left"), "{shown:?}");
-}
-
-/// Runs on an emulated L0.
-struct Emulated {
-    /// What was printed.
-    text: String,
-    report: Value,
-    boots: Vec<Value>,
-}
-
-impl Emulated {
-    fn run(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let start = Instant::now();
-        let output = binary::command()
-            .timeout(Duration::from_secs(1200))
-            .args([
-                "bench", "run", "--metal", "svm", "--cpus", "1", "--boots", "1", "-o",
-            ])
-            .arg(folder.path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        let spent = start.elapsed().as_secs();
-        // A closed standard error leaves nobody to tell.
-        let _ = writeln!(
-            std::io::stderr(),
-            "bench run {}: {spent} s",
-            arguments.join(" ")
-        );
-        assert_eq!(output.status.code(), Some(0), "{said}");
-        Self {
-            text: String::from_utf8(output.stdout).unwrap(),
-            report: json(folder.path(), "report.json"),
-            boots: ["boot-0000.json", "boot-0001.json"]
-                .map(|file| json(folder.path(), file))
-                .into(),
-        }
-    }
-
-    /// What `level` of boot `number` has told.
-    fn level(&self, number: usize, level: usize) -> &Value {
-        let found = &self.boots[number]["levels"][level];
-        assert_eq!(found["level"], level, "{found}");
-        found
-    }
-
-    fn cell(&self, row: &str, exposure: &str, level: u8) -> &Value {
-        let of = |list: &'_ Value, fits: &dyn Fn(&Value) -> bool| {
-            list.as_array().unwrap().iter().position(fits).unwrap()
-        };
-        let rows = &self.report["rows"];
-        let cells = &rows[of(rows, &|it| it["row"] == row)]["cells"];
-        let place = of(cells, &|it| {
-            it["exposure"] == exposure && it["level"] == level
-        });
-        &cells[place]
-    }
-
-    /// The exits of `machine`'s level for one operation of `level`.
-    fn exits(&self, row: &str, exposure: &str, level: u8, machine: u8) -> f64 {
-        let cell = self.cell(row, exposure, level);
-        let exits = cell["exits"].as_array().unwrap();
-        let found = exits.iter().find(|it| it["machine"] == machine);
-        let value = found.and_then(|it| it["total"]["value"].as_f64());
-        value.unwrap_or_else(|| panic!("{row}: {cell}"))
-    }
-}
-
-/// With paging in two dimensions, and without.
-const NPT: &str = "svm";
-const SHADOW: &str = "svm,-npt";
-
-fn ablation() -> Result<&'static Emulated, String> {
-    static RUN: Shared<Emulated> = Shared::new();
-    skip::needs("qemu-system-x86_64")?;
-    let rows = "nop,syscall,cpuid,hypercall,page-touch-4k,pointer-chase,boot";
-    Ok(RUN.get(|| {
-        Emulated::run(&[
-            "--levels",
-            "0,1,2",
-            "--samples",
-            "1000",
-            "--rows",
-            rows,
-            "--exposure",
-            NPT,
-            "--exposure",
-            SHADOW,
-        ])
-    }))
-}
-
-#[test]
-fn an_emulated_run_says_first_that_it_has_no_times() {
-    let run = or_skip!(ablation());
-    let first = run.text.lines().next().unwrap();
-    assert!(
-        first.starts_with("L0 ran on an emulated processor (svm), where no time"),
-        "{first}"
-    );
-    assert_eq!(run.report["statement"], first);
-    for unit in [" ns", "µs", " ms", "/s", "cycles"] {
-        let rest = &run.text[first.len()..];
-        assert!(!rest.contains(unit), "{unit}: {rest}");
-    }
-    for row in run.report["rows"].as_array().unwrap() {
-        for cell in row["cells"].as_array().unwrap() {
-            assert_eq!(cell["figures"], Value::Null, "{cell}");
-        }
-    }
-    for phase in run.boots.iter().flat_map(phases) {
-        let samples = &phase["outcome"]["measured"]["samples"];
-        assert!(samples.as_array().is_none_or(Vec::is_empty), "{phase}");
-    }
-}
-
-/// All phases of a boot.
-fn phases(boot: &Value) -> impl Iterator<Item = &Value> {
-    let levels = boot["levels"].as_array().unwrap().iter();
-    levels.flat_map(|level| level["phases"].as_array().unwrap())
-}
-
-#[test]
-fn every_level_measures_every_row_once() {
-    let run = or_skip!(ablation());
-    for (boot, exposure) in run.boots.iter().zip([NPT, SHADOW]) {
-        assert_eq!(boot["exposure"], exposure);
-        for level in boot["levels"].as_array().unwrap() {
-            assert_eq!(level["fault"], Value::Null, "{level}");
-            let mut rows: Vec<&str> = level["phases"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|phase| phase["row"].as_str().unwrap())
-                .collect();
-            rows.sort_unstable();
-            let expected = [
-                "boot",
-                "cpuid",
-                "hypercall",
-                "nop",
-                "page-touch-4k",
-                "pointer-chase",
-                "syscall",
-            ];
-            assert_eq!(rows, expected, "{level}");
-        }
-        let failed = phases(boot).filter(|phase| phase["outcome"]["failed"].is_string());
-        let failed: Vec<String> = failed.map(|phase| phase["outcome"].to_string()).collect();
-        assert_eq!(failed, [r#"{"failed":"L0 has no hypervisor to call"}"#]);
-    }
-}
-
-#[test]
-fn what_must_exit_exits_once_and_costs_l0_several() {
-    let run = or_skip!(ablation());
-    for row in ["cpuid", "hypercall"] {
-        let l1 = run.exits(row, NPT, 1, 1);
-        assert!((0.97..1.05).contains(&l1), "{row} at L1: {l1}");
-        // One is reflected to L1, and what L1 does about it costs more.
-        let reflected = run.exits(row, NPT, 2, 2);
-        assert!(
-            (0.97..1.05).contains(&reflected),
-            "{row} at L2: {reflected}"
-        );
-        let below = run.exits(row, NPT, 2, 1);
-        assert!(
-            (3.0..15.0).contains(&below),
-            "{row} at L2, counted at L0: {below}"
-        );
-    }
-}
-
-#[test]
-fn what_need_not_exit_does_not() {
-    let run = or_skip!(ablation());
-    for row in ["nop", "syscall"] {
-        for (exposure, level) in [(NPT, 1), (NPT, 2), (SHADOW, 1), (SHADOW, 2)] {
-            let own = run.exits(row, exposure, level, level);
-            assert!(own < 0.02, "{row}, {exposure}, L{level}: {own}");
-        }
-        let below = run.exits(row, NPT, 2, 1);
-        assert!(below < 0.05, "{row} at L2, counted at L0: {below}");
-    }
-}
-
-#[test]
-fn paging_without_npt_exits_where_it_did_not() {
-    let run = or_skip!(ablation());
-    for row in ["page-touch-4k", "pointer-chase"] {
-        for (level, machine) in [(2, 2), (2, 1)] {
-            let with = run.exits(row, NPT, level, machine);
-            let without = run.exits(row, SHADOW, level, machine);
-            assert!(with < 0.3, "{row} at L{machine}, with NPT: {with}");
-            assert!(
-                without > with + 0.5,
-                "{row} at L{machine}: {with}, {without}"
-            );
-        }
-    }
-    // Booting is paging as well.
-    let (with, without) = (
-        run.exits("boot", NPT, 2, 1),
-        run.exits("boot", SHADOW, 2, 1),
-    );
-    assert!(without > 3.0 * with, "{with}, {without}");
-}
-
-#[test]
-fn a_level_tells_what_it_measures_on() {
-    let run = or_skip!(ablation());
-    for (number, npt) in [(0, "Y"), (1, "N")] {
-        for level in 0..3 {
-            let environment = &run.level(number, level)["environment"];
-            let kernel = environment["kernel"].as_str().unwrap();
-            assert!(kernel.starts_with("6."), "{environment}");
-            assert_eq!(environment["exposure"], "svm");
-            assert_eq!(environment["cpus"], 1);
-            let cmdline = environment["cmdline"].as_str().unwrap();
-            assert!(cmdline.contains("mitigations=off"), "{cmdline}");
-        }
-        let parameter = |level, name: &str| {
-            let parameters = &run.level(number, level)["environment"]["parameters"];
-            parameters[name]
-                .as_str()
-                .unwrap_or_else(|| panic!("{parameters}"))
-        };
-        assert_eq!(parameter(0, "kvm_amd.npt"), "Y");
-        assert_eq!(parameter(0, "kvm_amd.nested"), "1");
-        assert_eq!(parameter(1, "kvm_amd.npt"), npt);
-        // L2's only vCPU may run on L1's only processor.
-        assert_eq!(
-            run.level(number, 2)["environment"]["pinning"],
-            serde_json::json!([0])
-        );
-    }
-}
-
-#[test]
-fn a_level_that_dies_is_named_and_the_next_boot_is_measured() {
-    or_skip!(skip::needs("qemu-system-x86_64"));
-    // No kernel is up in so little time.
-    let run = Emulated::run(&[
-        "--levels",
-        "0,1",
-        "--rows",
-        "nop",
-        "--timeout",
-        "5",
-        "--exposure",
-        "on",
-        "--exposure",
-        "off",
-    ]);
-    for number in 0..2 {
-        let fault = run.level(number, 0)["fault"].as_str().unwrap();
-        assert!(fault.starts_with("boot-timeout: "), "{fault}");
-        assert_eq!(run.level(number, 1)["fault"], "not-reached");
-        assert!(
-            run.text.contains(&format!("boot {number}: L0: {fault}\n")),
-            "{}",
-            run.text
-        );
-    }
-    let faults = run.report["faults"].as_array().unwrap();
-    assert_eq!((faults.len(), &run.report["boots"]), (4, &2.into()));
 }

@@ -160,6 +160,74 @@ impl<W: Write> Told for Progress<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::results::Results;
+    use crate::bench::synthetic::Synthetic;
+
+    fn results(exposures: &'static [&'static str]) -> Results {
+        let synthetic = Synthetic {
+            exposures,
+            boots: 2,
+            ..Synthetic::default()
+        };
+        synthetic.results()
+    }
+
+    /// What is written while the first boots of `results` are measured.
+    fn written(results: &Results, columns: Option<usize>, events: &[What]) -> String {
+        let mut out = Vec::new();
+        let plan = results.manifest.plan.clone();
+        let mut progress = Progress::new(&mut out, plan, results.boots.len(), columns);
+        for boot in &results.boots[..2] {
+            progress.begins(boot.number);
+            for what in events {
+                let what = what.clone();
+                progress.event(&Event { level: 2, what });
+            }
+            progress.kept(boot);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    fn measures() -> What {
+        What::Progress {
+            text: "measures page-touch-4k".to_owned(),
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_only_the_end_of_a_boot_is_written() {
+        let text = written(&results(&["svm"]), None, &[measures(), What::Heartbeat]);
+        assert_eq!(text, "boot 0: ok, 0 s\nboot 1: ok, 0 s\n");
+    }
+
+    #[test]
+    fn a_boot_is_named_by_what_it_shares_with_no_other() {
+        let mut results = results(&["svm", "svm,-npt"]);
+        results.boots[1].levels[1].fault = Some("hang".to_owned());
+        results.boots[1].levels[2].fault = Some("panic: oops".to_owned());
+        let text = written(&results, None, &[]);
+        let expected = "boot 0 svm: ok, 0 s\nboot 1 svm,-npt: L1: hang; L2: panic: oops, 0 s\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_terminals_line_never_wraps_and_is_taken_away() {
+        let text = written(&results(&["svm"]), Some(24), &[measures()]);
+        // Drawn anew each time, and gone before the boot's own line.
+        let expected = "boot 1 of 2\r\x1b[Kboot 1 of 2, L2 measure\r\x1b[Kboot 0: ok, 0 s\n";
+        assert!(text.starts_with(expected), "{text:?}");
+        assert!(text.ends_with("\r\x1b[Kboot 1: ok, 0 s\n"), "{text:?}");
+    }
+
+    #[test]
+    fn a_warning_has_a_line_of_its_own() {
+        let warning = What::Warning {
+            text: "no msr".to_owned(),
+        };
+        let text = written(&results(&["svm"]), Some(24), &[warning]);
+        let expected = "boot 1 of 2\r\x1b[Kboot 0: L2: no msr\nboot 1 of 2\r\x1b[K";
+        assert!(text.starts_with(expected), "{text:?}");
+    }
 
     #[test]
     fn the_time_left_follows_the_boots_before() {

@@ -530,12 +530,16 @@ fn a_terminal_is_told_where_the_run_is_and_how_long_it_takes() {
     }
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let shown = String::from_utf8(shown).unwrap();
-    assert!(shown.contains("boot 1 of 6, L0 measures cpu"), "{shown:?}");
+    assert!(
+        shown.contains("boot 0 (1 of 6), L0 measures cpu"),
+        "{shown:?}"
+    );
     // Nothing is known before the first is over.
     let (first, rest) = shown.split_once("boot 0: ok, ").unwrap();
     assert!(!first.contains(" left"), "{first:?}");
     let lines = rest.split(['\r', '\n']);
-    let mut left = lines.filter(|line| line.contains("boot 4 of 6") && line.ends_with(" s left"));
+    let mut left =
+        lines.filter(|line| line.contains("boot 3 (4 of 6)") && line.ends_with(" s left"));
     assert!(left.next().is_some(), "{rest:?}");
     // The last that is drawn is taken away.
     assert!(shown.trim_end().ends_with(" s"), "{shown:?}");

@@ -156,7 +156,10 @@ impl RunBench {
         let signals = signals()?;
         let (plan, reason) = self.plan()?;
         let mut run = Run::open(&self.output, plan).map_err(failure)?;
-        tracing::info!("{reason}");
+        // With L0 alone nothing is booted, and nothing was chosen for it.
+        if run.plan().levels != [0] {
+            tracing::info!("{reason}");
+        }
         let missing = run.missing().to_vec();
         let there = run.plan().total_boots() - missing.len();
         if there > 0 {

@@ -17,7 +17,7 @@ use crate::signals::Signals;
 
 /// How many phases with nothing in them are counted: an interrupt falls into one of
 /// them now and then.
-const BASELINES: usize = 3;
+const BASELINES: usize = 5;
 /// What a process exits with that has told why it couldn't measure.
 const MISSED: i32 = 3;
 

@@ -70,7 +70,7 @@ pub(in super::super) struct RunBench {
     #[arg(long)]
     no_count_instructions: bool,
 
-    /// Samples of each row, in each boot [default: 1000, and 500 on an emulated metal]
+    /// Samples of each row, in each boot [default: 1000, and 2000 on an emulated metal]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
 
@@ -226,7 +226,7 @@ impl RunBench {
         let choice = metal::choose(self.metal, &host, Metal::missing).map_err(Failure::failed)?;
         let metal = choice.metal;
         let emulated = metal != Metal::Host;
-        let samples = self.samples.unwrap_or(if emulated { 500 } else { 1000 });
+        let samples = self.samples.unwrap_or(if emulated { 2000 } else { 1000 });
         if !(1..=MAX_SAMPLES).contains(&samples) {
             return Err(Failure::usage(format!(
                 "--samples {samples}: take 1 to {MAX_SAMPLES}"

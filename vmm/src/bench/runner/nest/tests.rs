@@ -27,6 +27,11 @@ fn plan(metal: Metal, levels: &[u8], rows: &[Row]) -> Plan {
 }
 
 fn planned(plan: &Plan, number: usize) -> Result<Boot, Error> {
+    planned_with(plan, number, 30)
+}
+
+/// With an image of so many MiB.
+fn planned_with(plan: &Plan, number: usize, image_mib: u32) -> Result<Boot, Error> {
     let metal = match plan.metal.as_str() {
         "host" => Metal::Host,
         "svm" => Metal::Svm,
@@ -34,7 +39,7 @@ fn planned(plan: &Plan, number: usize) -> Result<Boot, Error> {
     };
     let ground = Ground {
         metal,
-        image_mib: 30,
+        image_mib,
         memory_limit_mib: 16384,
         peer: Some(PEER.parse().unwrap()),
         disk: "/tmp/x/disk".into(),
@@ -324,6 +329,18 @@ fn vcpus_are_pinned_where_there_are_processors_to_pin_to() {
     let (machines, processors) = pinned(Metal::Svm);
     assert_eq!(machines, [vec![], vec![], vec![0, 1]]);
     assert!(processors.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn memory_that_nobody_asks_for_suits_the_image() {
+    let mut plan = plan(Metal::Svm, &[0, 1, 2], &[Row::Cpuid]);
+    plan.settings.memory_mib = None;
+    let deepest = |image_mib| {
+        let boot = planned_with(&plan, 0, image_mib).unwrap();
+        nests(&boot)[2].machine.memory_mib
+    };
+    assert_eq!(deepest(30), 256);
+    assert!(deepest(200) > 2 * 200);
 }
 
 #[test]

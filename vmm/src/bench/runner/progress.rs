@@ -212,9 +212,10 @@ mod tests {
 
     #[test]
     fn a_terminals_line_never_wraps_and_is_taken_away() {
-        let text = written(&results(&["svm"]), Some(24), &[measures()]);
+        let text = written(&results(&["svm"]), Some(28), &[measures()]);
         // Drawn anew each time, and gone before the boot's own line.
-        let expected = "boot 1 of 2\r\x1b[Kboot 1 of 2, L2 measure\r\x1b[Kboot 0: ok, 0 s\n";
+        let expected =
+            "boot 0 (1 of 2)\r\x1b[Kboot 0 (1 of 2), L2 measure\r\x1b[Kboot 0: ok, 0 s\n";
         assert!(text.starts_with(expected), "{text:?}");
         assert!(text.ends_with("\r\x1b[Kboot 1: ok, 0 s\n"), "{text:?}");
     }
@@ -225,7 +226,7 @@ mod tests {
             text: "no msr".to_owned(),
         };
         let text = written(&results(&["svm"]), Some(24), &[warning]);
-        let expected = "boot 1 of 2\r\x1b[Kboot 0: L2: no msr\nboot 1 of 2\r\x1b[K";
+        let expected = "boot 0 (1 of 2)\r\x1b[Kboot 0: L2: no msr\nboot 0 (1 of 2)\r\x1b[K";
         assert!(text.starts_with(expected), "{text:?}");
     }
 

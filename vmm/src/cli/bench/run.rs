@@ -156,8 +156,8 @@ impl RunBench {
         let signals = signals()?;
         let (plan, reason) = self.plan()?;
         let mut run = Run::open(&self.output, plan).map_err(failure)?;
-        // With L0 alone nothing is booted, and nothing was chosen for it.
-        if run.plan().levels != [0] {
+        // With this host alone nothing is booted, and nothing was chosen for it.
+        if run.plan().emulated || run.plan().levels != [0] {
             tracing::info!("{reason}");
         }
         let missing = run.missing().to_vec();

@@ -101,6 +101,11 @@ impl Serial {
     }
 
     fn write_register(&mut self, register: u8, value: u8) {
+        if register == INTERRUPT_ENABLE && self.turns_transmitter_on(value) {
+            // The transmitter is empty, so this raises its interrupt; the UART does so
+            // only if the last one was acknowledged, as here.
+            self.uart.read(INTERRUPT_IDENTIFICATION);
+        }
         match self.uart.write(register, value) {
             Ok(()) | Err(UartError::FullFifo) => {}
             Err(UartError::IOError(error)) => {
@@ -120,13 +125,23 @@ impl Serial {
         if register != INTERRUPT_IDENTIFICATION || value & INTERRUPT_MASK != INTERRUPT_TRANSMITTER {
             return value;
         }
-        // Where the divisor latch is accessed, the other register isn't there.
+        match self.transmitter_enabled() {
+            Some(false) => value & !INTERRUPT_MASK | INTERRUPT_NONE,
+            Some(true) | None => value,
+        }
+    }
+
+    /// Whether the driver has turned the transmitter's interrupt on; `None` where
+    /// the divisor latch is accessed, and the register isn't there.
+    fn transmitter_enabled(&mut self) -> Option<bool> {
         let latched = self.uart.read(LINE_CONTROL) & LINE_CONTROL_DLAB != 0;
         let enabled = self.uart.read(INTERRUPT_ENABLE) & INTERRUPT_ENABLE_TRANSMITTER != 0;
-        if latched || enabled {
-            return value;
-        }
-        value & !INTERRUPT_MASK | INTERRUPT_NONE
+        (!latched).then_some(enabled)
+    }
+
+    /// Whether the interrupt enable register turns it on with `value`.
+    fn turns_transmitter_on(&mut self, value: u8) -> bool {
+        value & INTERRUPT_ENABLE_TRANSMITTER != 0 && self.transmitter_enabled() == Some(false)
     }
 
     fn tell_of_room(&mut self) {
@@ -288,6 +303,29 @@ mod tests {
         // It comes again with its being turned on.
         f.serial.write(ENABLE, &[0x02]);
         assert_eq!(read(&mut f.serial, IDENTIFICATION) & 0x0F, 0x02);
+    }
+
+    #[test]
+    fn turning_the_interrupt_on_raises_it_each_time() {
+        let mut f = fixture();
+        for _ in 0..2 {
+            f.serial.write(ENABLE, &[0x02]);
+            assert_eq!(f.interrupt.read().unwrap(), 1);
+            f.serial.write(ENABLE, &[0x02]);
+            assert!(f.interrupt.read().is_err(), "it was on already");
+            f.serial.write(ENABLE, &[0]);
+        }
+    }
+
+    #[test]
+    fn the_divisor_turns_no_interrupt_on() {
+        let mut f = fixture();
+        f.serial.write(LINE_CONTROL.into(), &[LINE_CONTROL_DLAB]);
+        f.serial.write(ENABLE, &[0x02]);
+        f.serial.write(LINE_CONTROL.into(), &[3]);
+        assert!(f.interrupt.read().is_err());
+        f.serial.write(ENABLE, &[0x02]);
+        assert_eq!(f.interrupt.read().unwrap(), 1);
     }
 
     #[test]

@@ -145,8 +145,9 @@ rows! {
 
     /// Setting the local APIC's timer.
     ///
-    /// timerfd_settime with half a millisecond to go, which makes the kernel program the
-    /// TSC deadline or the APIC's counter. DVH calls this row ProgramTimer.
+    /// timerfd_settime with half a millisecond to go, ten times in a millisecond, which
+    /// makes the kernel program the TSC deadline or the APIC's counter twice: when it takes
+    /// the old time back, and for the new one. DVH calls this row ProgramTimer.
     ///
     /// The system call is part of it. Where the scheduler's tick comes sooner, the kernel
     /// leaves the hardware alone, so that not every operation costs what one costs.

@@ -215,6 +215,17 @@ impl Session<'_> {
         self.take_ahead(most, work, 0, || Ok(()), operation)
     }
 
+    /// As [`take`](Self::take), one operation a sample, each at least `pace_us`
+    /// microseconds after the one before: where it is the time at which it is done that
+    /// decides what it costs, quick ones don't count for more than slow ones.
+    fn take_paced(
+        &mut self,
+        pace_us: u64,
+        operation: impl FnMut() -> io::Result<()>,
+    ) -> Result<Measured, Error> {
+        self.sample(usize::MAX, 1, 0, pace_us, || Ok(()), operation)
+    }
+
     /// As [`take`](Self::take), of work that is begun `ahead` samples before it is
     /// waited for, by `finish`. So much of it goes before the first sample and after the
     /// last, and is counted too.
@@ -223,12 +234,25 @@ impl Session<'_> {
         most: usize,
         work: u64,
         ahead: u64,
+        begin: impl FnMut() -> io::Result<()>,
+        finish: impl FnMut() -> io::Result<()>,
+    ) -> Result<Measured, Error> {
+        self.sample(most, work, ahead, 0, begin, finish)
+    }
+
+    fn sample(
+        &mut self,
+        most: usize,
+        work: u64,
+        ahead: u64,
+        pace_us: u64,
         mut begin: impl FnMut() -> io::Result<()>,
         mut finish: impl FnMut() -> io::Result<()>,
     ) -> Result<Measured, Error> {
         let timer_cost = tsc::cost();
         let khz = tsc::khz();
         let budget = khz.saturating_mul(BUDGET_MS);
+        let pace = khz.saturating_mul(pace_us) / 1000;
         // Written to here, so that no sample pays for the first touch of its place.
         let mut samples = vec![u64::MAX; self.samples.min(most)];
         let mut all = || {
@@ -245,6 +269,7 @@ impl Session<'_> {
                 if taken >= FEW && end.wrapping_sub(first) > budget {
                     break;
                 }
+                while tsc::read().wrapping_sub(start) < pace {}
             }
             (0..ahead).try_for_each(|_| finish())?;
             Ok(taken)

@@ -264,9 +264,7 @@ impl Nest {
             nested: self.nested.clone(),
             cpu_template,
             hyperv: self.hyperv.clone(),
-            cmdline: format!("{} {}", metal.level_arguments(), self.cmdline)
-                .trim()
-                .to_owned(),
+            cmdline: self.level_arguments(metal),
             monitor: Monitor::default(),
             kvm: Kvm {
                 common: metal.kvm_parameters().to_owned(),
@@ -280,6 +278,12 @@ impl Nest {
             trace: self.trace,
         };
         plan::plan(&request).map_err(Failure::usage)
+    }
+
+    /// What every level's kernel is told besides what nestling itself needs.
+    fn level_arguments(&self, metal: Metal) -> String {
+        let arguments = format!("{} {}", metal.level_arguments(), self.cmdline);
+        arguments.trim().to_owned()
     }
 
     fn template(&self) -> Result<Option<Template>, Failure> {
@@ -300,7 +304,7 @@ impl Nest {
         let start = Start {
             metal,
             image,
-            cmdline: &self.cmdline,
+            cmdline: &self.level_arguments(metal),
             processor: self.metal_cpu.as_ref(),
             disks: &self.disk,
             count_instructions: self.count_instructions,

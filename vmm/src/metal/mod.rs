@@ -279,8 +279,8 @@ impl Metal {
         }
     }
 
-    /// What L0's kernel is told for the metal's sake: its consoles, what the
-    /// emulator gets wrong, and [`Metal::level_arguments`].
+    /// What L0's kernel is told for the metal's sake, besides what every level's is: its
+    /// consoles, and what the emulator gets wrong.
     pub fn kernel_arguments(self) -> String {
         let own = match self {
             Self::Host => return String::new(),
@@ -289,7 +289,7 @@ impl Metal {
             Self::Vmx => " nokaslr tsc=unstable edd=off nosmp no_timer_check",
         };
         let consoles = "console=ttyS0,115200 nestling.channel=ttyS1 quiet panic=-1";
-        format!("{consoles}{own} {}", self.level_arguments())
+        format!("{consoles}{own}")
     }
 
     /// What the kernel of every level is told where the processor is emulated:

@@ -34,7 +34,7 @@ pub struct Start<'a> {
     pub metal: Metal,
     /// The image of every level.
     pub image: &'a Image,
-    /// Further arguments for the kernel of an emulated L0.
+    /// What the kernel of an emulated L0 is told as every level's is.
     pub cmdline: &'a str,
     /// The processor of an emulated metal, if not its usual one.
     pub processor: Option<&'a Model>,

@@ -149,7 +149,7 @@ impl Gathering<'_> {
         let machine = Start {
             metal,
             image,
-            cmdline: &settings.cmdline,
+            cmdline: &nest::arguments(plan, metal),
             processor: processor.as_ref(),
             disks: &disks,
             count_instructions: settings.count_instructions,

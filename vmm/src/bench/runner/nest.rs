@@ -112,6 +112,14 @@ fn depth(plan: &Plan) -> u8 {
     plan.levels.iter().copied().max().unwrap_or(0)
 }
 
+/// What every level's kernel is told besides what nestling itself needs. That of an
+/// emulated L0 is, too: if its timers were coarse, so would be those that it gives L1.
+pub(super) fn arguments(plan: &Plan, metal: Metal) -> String {
+    let own = metal.measured_arguments();
+    let arguments = format!("{own} {CMDLINE} {}", plan.settings.cmdline);
+    arguments.trim().to_owned()
+}
+
 /// Whether the levels need disks.
 pub(super) fn needs_disk(plan: &Plan) -> bool {
     plan.rows.iter().any(|row| row.needs_disk())
@@ -209,7 +217,6 @@ impl Planner<'_> {
             exposure: exposure.clone(),
             reason: format!("{reason}"),
         })?;
-        let arguments = metal.measured_arguments();
         let memory_mib = plan::least_memory_mib(self.ground.image_mib).max(MEMORY_MIB);
         let nest = plan::plan(&plan::Request {
             first,
@@ -223,9 +230,7 @@ impl Planner<'_> {
             nested: vec![nested],
             cpu_template: None,
             hyperv: vec![hyperv::Request::Off],
-            cmdline: format!("{arguments} {CMDLINE} {}", settings.cmdline)
-                .trim()
-                .to_owned(),
+            cmdline: arguments(self.plan, metal),
             kvm: Kvm {
                 common: metal.kvm_parameters().to_owned(),
                 ..Kvm::default()

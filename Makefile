@@ -77,7 +77,7 @@ bench-boot: setup build ## Measure boots, side by side with QEMU's, on emulated 
 
 .PHONY: bench-levels
 bench-levels: setup build ## Measure what a level costs, on emulated AMD-V
-	@$(BINARY) bench run --metal svm --cpus 1 --boots 3 --output target/bench-levels $(ARGS)
+	@$(BINARY) bench run --metal svm --boots 3 --output target/bench-levels $(ARGS)
 
 .PHONY: bench-net
 bench-net: build ## Measure the virtual network, side by side with passt's and slirp's

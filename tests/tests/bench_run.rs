@@ -252,7 +252,11 @@ fn what_cannot_be_measured_is_refused_and_leaves_no_folder() {
         ("--samples 1048577", 2, "take 1 to 1048576"),
         ("--boots 0", 2, "0 is not in 1.."),
         ("--timeout 0", 2, "0 is not in 1.."),
-        ("--cpu-affinity 0", 2, "names 1 processors for 2 vCPUs"),
+        (
+            "--cpus 2 --cpu-affinity 0",
+            2,
+            "names 1 processors for 2 vCPUs",
+        ),
         ("--boots 100001", 2, "at most 100000"),
         ("--exposure svn", 2, "svn"),
         (

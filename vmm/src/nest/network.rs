@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
@@ -88,8 +88,47 @@ impl Host {
 pub struct HostPage {
     /// Where the nest meets it.
     pub host: Host,
+    _server: HostServer,
+}
+
+/// A server of this host's, on a thread of its own, as long as it is kept.
+#[derive(Debug)]
+pub(crate) struct HostServer {
     /// Its end ends the server.
     _until: io::PipeWriter,
+}
+
+impl HostServer {
+    /// The first of this host's addresses that guests reach, with a port of the
+    /// system's choice.
+    ///
+    /// # Errors
+    /// What the system says; [`io::ErrorKind::AddrNotAvailable`] if this host has no
+    /// such address.
+    pub(crate) fn address() -> io::Result<SocketAddr> {
+        let reached = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(_) => false,
+        };
+        let address = host::addresses()?.into_iter().find(reached);
+        let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(SocketAddr::new(address, 0))
+    }
+
+    /// Lets a thread called `name` do `work`, which ends when what it is given is
+    /// hung up.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn start(
+        name: &str,
+        work: impl FnOnce(BorrowedFd<'_>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (ended, until) = io::pipe()?;
+        let thread = thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || work(ended.as_fd()))?;
+        Ok(Self { _until: until })
+    }
 }
 
 impl HostPage {
@@ -99,27 +138,18 @@ impl HostPage {
     /// What the system says; [`io::ErrorKind::AddrNotAvailable`] if this host
     /// has no such address.
     pub fn serve() -> io::Result<Self> {
-        let reached = |address: &IpAddr| match address {
-            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-            IpAddr::V6(_) => false,
-        };
-        let address = host::addresses()?.into_iter().find(reached);
-        let address = address.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let server = Server::listen(SocketAddr::new(address, 0), HOST_PAGE.to_vec())
-            .map_err(io::Error::other)?;
+        let server =
+            Server::listen(HostServer::address()?, HOST_PAGE.to_vec()).map_err(io::Error::other)?;
         let page = server.address();
         // A port that is free now; the mapping says so if it isn't then.
         let mapping = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let (ended, until) = io::pipe()?;
-        thread::Builder::new()
-            .name("nestling-page".into())
-            .spawn(move || {
-                // It ends with the pipe's other end.
-                let _ = server.serve(u32::MAX, Duration::MAX, ended.as_fd());
-            })?;
+        let served = HostServer::start("nestling-page", move |ended| {
+            // It ends with the pipe's other end.
+            let _ = server.serve(u32::MAX, Duration::MAX, ended);
+        })?;
         Ok(Self {
             host: Host { page, mapping },
-            _until: until,
+            _server: served,
         })
     }
 }

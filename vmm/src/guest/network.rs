@@ -1,5 +1,6 @@
 //! A level's network: what its order asks for, by the parts in [`net`](super::net).
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -209,25 +210,9 @@ fn permit_echoes() {
     let _ = fs::write(setting, "0 2147483647");
 }
 
-/// Serves the page until the level ends.
-fn serve(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
-    let server = Server::listen(address, PAGE.to_vec())?;
-    sys::fork(
-        || match server.serve(u32::MAX, Duration::MAX, stop.as_fd()) {
-            Ok(_) => 0,
-            Err(error) => {
-                say(&error.to_string());
-                1
-            }
-        },
-    )?;
-    Ok(())
-}
-
-/// Serves the benchmark's peer until the level ends.
-fn serve_benchmark(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
-    let server = server::Server::listen(address)?;
-    sys::fork(|| match server.serve(stop.as_fd()) {
+/// Lets a process of its own do `work` until the level ends; an error is said.
+fn in_background<E: fmt::Display>(work: impl FnOnce() -> Result<(), E>) -> io::Result<()> {
+    sys::fork(|| match work() {
         Ok(()) => 0,
         Err(error) => {
             say(&error.to_string());
@@ -237,24 +222,33 @@ fn serve_benchmark(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
     Ok(())
 }
 
+/// Serves the page until the level ends.
+fn serve(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
+    let server = Server::listen(address, PAGE.to_vec())?;
+    in_background(|| {
+        let served = server.serve(u32::MAX, Duration::MAX, stop.as_fd());
+        served.map(drop)
+    })?;
+    Ok(())
+}
+
+/// Serves the benchmark's peer until the level ends.
+fn serve_benchmark(address: SocketAddr, stop: &Signals) -> Result<(), Error> {
+    let server = server::Server::listen(address)?;
+    in_background(|| server.serve(stop.as_fd()))?;
+    Ok(())
+}
+
 /// Keeps the lease until the level ends, and the interface's address with it.
 fn keep(mut client: Client, lease: Lease, name: &str, stop: &Signals) -> io::Result<()> {
     let mut held = Some(lease);
-    sys::fork(|| {
-        let ended = client.keep(stop.as_fd(), |change| {
+    in_background(|| {
+        client.keep(stop.as_fd(), |change| {
             if let Err(error) = follow(change, &mut held, name) {
                 say(&format!("the lease of {name} can't be followed: {error}"));
             }
-        });
-        match ended {
-            Ok(()) => 0,
-            Err(error) => {
-                say(&error.to_string());
-                1
-            }
-        }
-    })?;
-    Ok(())
+        })
+    })
 }
 
 /// Gives the interface what has become of its lease (RFC 2131, 4.4.5).

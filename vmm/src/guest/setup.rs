@@ -56,15 +56,18 @@ pub(super) fn mounts() {
 /// Mounts the kernel's tracing, where it isn't yet. What can't be traced then
 /// says so itself.
 pub(super) fn mount_tracing() {
-    let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
-    let _ = sys::mount("tracefs", "/sys/kernel/tracing", safe, "");
+    mount_for_a_look("tracefs", "/sys/kernel/tracing");
 }
 
 /// Mounts debugfs, where KVM shows what machines under any monitor count, unless it is
 /// there already. What can't be counted then says so itself.
 pub(super) fn mount_debugfs() {
+    mount_for_a_look("debugfs", "/sys/kernel/debug");
+}
+
+fn mount_for_a_look(kind: &str, target: &str) {
     let safe = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
-    let _ = sys::mount("debugfs", "/sys/kernel/debug", safe, "");
+    let _ = sys::mount(kind, target, safe, "");
 }
 
 /// Reads the order's file, if it isn't too long to be one.

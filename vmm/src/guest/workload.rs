@@ -18,6 +18,7 @@ use super::cpu;
 use super::facts::{self, Processor};
 use super::network::{self, Joined};
 use super::report::{Reporter, say};
+use super::setup;
 use super::sys::{self, Status};
 use crate::channel::{MAX_TEXT, WorkloadResult};
 use crate::nest::process;
@@ -335,7 +336,7 @@ fn hang() -> Error {
     }
     // Since 6.8 a deadline server keeps a share for ordinary tasks; earlier
     // kernels lack the files, and debugfs shows them.
-    let _ = sys::mount("debugfs", "/sys/kernel/debug", 0, "");
+    setup::mount_debugfs();
     if let Ok(entries) = fs::read_dir("/sys/kernel/debug/sched/fair_server") {
         for cpu in entries.flatten() {
             if let Err(error) = fs::write(cpu.path().join("runtime"), "0") {

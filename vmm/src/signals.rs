@@ -38,14 +38,8 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn wait(&self) -> io::Result<()> {
-        let mut poll = libc::pollfd {
-            fd: self.0.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
         loop {
-            // SAFETY: one pollfd is valid for the call.
-            match check(unsafe { libc::poll(&raw mut poll, 1, -1) }) {
+            match self.poll(-1) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(()),
@@ -55,13 +49,19 @@ impl Signals {
 
     /// Whether one has come that nobody has taken yet.
     pub fn pending(&self) -> bool {
+        self.poll(0).is_ok_and(|ready| ready == 1)
+    }
+
+    /// Waits for a signal so many milliseconds, or without end if they are negative;
+    /// answers how many descriptors have one, of the one there is.
+    fn poll(&self, milliseconds: libc::c_int) -> io::Result<libc::c_int> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
         // SAFETY: one pollfd is valid for the call.
-        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+        check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) })
     }
 
     /// Takes one pending signal's number.

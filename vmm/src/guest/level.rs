@@ -20,6 +20,8 @@ use crate::nest::watch::Watch;
 use crate::order::{self, Nest, Order, Run, Step, Workload};
 use crate::signals::Signals;
 
+/// This program, which is the next level's monitor.
+const PROGRAM: &str = "/proc/self/exe";
 /// The image's kernel, which boots the next level as well.
 const KERNEL: &str = "/nestling/kernel";
 /// The next level's initramfs: the image, then the order.
@@ -199,21 +201,12 @@ fn boot(
     if other.is_some() {
         setup::mount_debugfs();
     }
+    let [program, kernel, initrd] = [PROGRAM, KERNEL, INITRD].map(Path::new);
     let machine = machine::spawn_monitor(&MonitorSpec {
-        program: Path::new("/proc/self/exe"),
-        kernel: Path::new(KERNEL),
-        initrd: Some(Path::new(INITRD)),
-        modules: &[],
-        level: nest.order.level,
-        sample_s: nest.sample_s,
-        trace: nest.trace,
-        machine: &nest.machine,
-        raw_console: nest.raw_console,
-        debug_exit: false,
-        channel: true,
         // A level's files are its memory.
         kernel_cache: false,
         other,
+        ..MonitorSpec::of(nest, program, kernel, initrd)
     })?;
     if nest.trace {
         setup::mount_tracing();
@@ -234,7 +227,7 @@ fn boot(
 fn boot_other(run: &Run, level: u8, reporter: &mut Reporter, stop: &Signals) -> Result<(), Error> {
     machine::create_disks(&run.machine.disks)?;
     let machine = machine::spawn_monitor(&MonitorSpec {
-        program: Path::new("/proc/self/exe"),
+        program: Path::new(PROGRAM),
         kernel: Path::new(&run.kernel),
         initrd: run.initrd.as_deref().map(Path::new),
         modules: &run.modules,

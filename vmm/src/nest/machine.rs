@@ -147,6 +147,34 @@ pub struct MonitorSpec<'a> {
     pub other: Option<Other<'a>>,
 }
 
+impl<'a> MonitorSpec<'a> {
+    /// What boots the first level of `nest` by `program`, with its order behind the
+    /// image in `initrd`.
+    #[must_use]
+    pub fn of(
+        nest: &'a order::Nest,
+        program: &'a Path,
+        kernel: &'a Path,
+        initrd: &'a Path,
+    ) -> Self {
+        Self {
+            program,
+            kernel,
+            initrd: Some(initrd),
+            modules: &[],
+            level: nest.order.level,
+            sample_s: nest.sample_s,
+            trace: nest.trace,
+            machine: &nest.machine,
+            raw_console: nest.raw_console,
+            debug_exit: false,
+            channel: true,
+            kernel_cache: false,
+            other: None,
+        }
+    }
+}
+
 /// Another monitor than nestling.
 #[derive(Debug)]
 pub struct Other<'a> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -56,20 +56,11 @@ impl Start<'_> {
         let mut machine = if self.metal == Metal::Host {
             machine::create_disks(&nest.machine.disks)?;
             let channel = folder.path().join("channel");
+            let program = std::env::current_exe()?;
             machine::spawn_monitor(&MonitorSpec {
-                program: &std::env::current_exe()?,
-                kernel: &self.image.kernel,
-                initrd: Some(&initrd),
-                modules: &[],
-                level: nest.order.level,
-                sample_s: nest.sample_s,
-                trace: nest.trace,
-                machine: &nest.machine,
-                raw_console: nest.raw_console,
-                debug_exit: false,
-                channel: true,
                 kernel_cache: true,
                 other: Other::of(nest, &channel),
+                ..MonitorSpec::of(nest, &program, &self.image.kernel, &initrd)
             })?
         } else {
             self.emulator(nest, &initrd)?
@@ -78,7 +69,7 @@ impl Start<'_> {
         Ok(machine)
     }
 
-    fn emulator(&self, nest: &Nest, initrd: &std::path::Path) -> Result<Machine, metal::Error> {
+    fn emulator(&self, nest: &Nest, initrd: &Path) -> Result<Machine, metal::Error> {
         let command_line = format!("{} {}", self.metal.kernel_arguments(), self.cmdline);
         let disk = |path: &PathBuf| metal::Disk {
             path: path.clone(),

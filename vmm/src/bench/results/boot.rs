@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Configuration, VERSION};
 use crate::bench::row::{Quantity, Row};
+use crate::bench::work::Turn;
 use crate::channel::printable;
 use crate::stats::Counts;
 
@@ -91,6 +92,14 @@ pub struct Phase {
 }
 
 impl Phase {
+    /// Which of a level's turns it is.
+    pub fn turn(&self) -> Turn {
+        Turn {
+            row: self.row,
+            pass: self.pass,
+        }
+    }
+
     /// Makes what a guest has told safe to show and to keep: samples and counts come
     /// other ways.
     pub(crate) fn clean(&mut self) {

@@ -73,10 +73,7 @@ impl Collector {
                 });
             }
             What::Measured(phase) => {
-                let turn = Turn {
-                    row: phase.row,
-                    pass: phase.pass,
-                };
+                let turn = phase.turn();
                 if self.expects(level, turn) {
                     self.measured(level, turn, *phase);
                 }
@@ -99,7 +96,7 @@ impl Collector {
         let expected = self.expected.get(&level);
         let told = self.levels.get(&level).is_some_and(|level| {
             let mut phases = level.phases.iter();
-            phases.any(|phase| (phase.row, phase.pass) == (turn.row, turn.pass))
+            phases.any(|phase| phase.turn() == turn)
         });
         expected.is_some_and(|turns| turns.contains(&turn)) && !told
     }
@@ -307,10 +304,7 @@ mod tests {
     fn all(levels: &[Level], level: u8) -> Vec<(Turn, &Measured)> {
         let level = levels.iter().find(|found| found.level == level).unwrap();
         let phases = level.phases.iter().filter_map(|phase| {
-            let turn = Turn {
-                row: phase.row,
-                pass: phase.pass,
-            };
+            let turn = phase.turn();
             match &phase.outcome {
                 Outcome::Measured(measured) => Some((turn, measured)),
                 Outcome::Failed(_) => None,

@@ -21,12 +21,11 @@ use super::report::{Reporter, say};
 use super::setup;
 use super::sys::{self, Status};
 use crate::channel::{MAX_TEXT, WorkloadResult};
+use crate::image::programs::SEARCH_PATH;
 use crate::nest::process;
 use crate::order::{Workload, pattern};
 use crate::signals::Signals;
 
-/// Where programs are looked for.
-const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 /// How long a program may take to end once it is asked to.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a provoked fault may take to show.
@@ -133,7 +132,10 @@ fn cpuid(count: u64) -> String {
 
 /// Adds what every process of a level finds in its environment.
 fn environment(command: &mut Command, level: u8) {
-    command.env_clear().env("PATH", PATH).env("HOME", "/root");
+    command
+        .env_clear()
+        .env("PATH", SEARCH_PATH)
+        .env("HOME", "/root");
     command
         .env("TERM", "linux")
         .env("NESTLING_LEVEL", level.to_string());

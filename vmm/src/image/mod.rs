@@ -310,16 +310,14 @@ fn assemble(options: &Options, kernel: &Kernel) -> Result<(Tree, Manifest), Erro
     Ok((tree, manifest))
 }
 
-/// Takes a shell: busybox where the host has it, else its `/bin/sh`.
+/// Takes a shell: busybox with its applets where the host has it, else its `/bin/sh`.
 fn add_shell(tree: &mut Tree) -> Result<Option<String>, Error> {
     const SHELL: &str = "/bin/sh";
     if tree.get(SHELL).is_some() {
         return Ok(Some(SHELL.to_owned()));
     }
     if let Some(busybox) = programs::find("busybox") {
-        programs::add(tree, &busybox)?;
-        let target = busybox.to_string_lossy().into_owned();
-        tree.insert(SHELL, Node::Symlink { target })?;
+        programs::add_busybox(tree, &busybox)?;
     } else if Path::new(SHELL).exists() {
         programs::add(tree, Path::new(SHELL))?;
     } else {

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 
 use super::archive::{self, Content, Node, Tree};
 
+/// Where an image's programs are looked for, in this order.
+pub const SEARCH_PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 /// A script's interpreter may be a script; the kernel follows five.
 const MAX_INTERPRETERS: usize = 5;
 /// The kernel reads a script's first line so far.
@@ -64,6 +66,14 @@ pub enum Error {
         /// The interpreter it names.
         loader: PathBuf,
         /// What that said.
+        said: String,
+    },
+    /// It is no busybox, or says nothing of itself.
+    #[error("{path:?} --list: {said}")]
+    Busybox {
+        /// The program.
+        path: PathBuf,
+        /// What became of it.
         said: String,
     },
     /// The image's tree refused it.
@@ -142,6 +152,46 @@ fn add_nested(tree: &mut Tree, path: &Path, depth: usize) -> Result<(), Error> {
                 _ => Ok(()),
             }
         }
+    }
+}
+
+/// Adds busybox, and a link in `/bin` for each of its applets, but for those of whose
+/// name there is a program already. Not every build has a shell that finds its applets
+/// without.
+///
+/// # Errors
+/// As [`add`]'s, and [`Error::Busybox`] where it doesn't say which applets it has.
+pub fn add_busybox(tree: &mut Tree, busybox: &Path) -> Result<(), Error> {
+    add(tree, busybox)?;
+    let target = busybox.to_string_lossy().into_owned();
+    for applet in applets(busybox)? {
+        let mut places = SEARCH_PATH.split(':');
+        if places.all(|place| tree.get(Path::new(place).join(&applet)).is_none()) {
+            let target = target.clone();
+            tree.insert(Path::new("/bin").join(applet), Node::Symlink { target })?;
+        }
+    }
+    Ok(())
+}
+
+/// The applets that `busybox` has, one of which is `sh`.
+fn applets(busybox: &Path) -> Result<Vec<String>, Error> {
+    let failed = |said: String| Error::Busybox {
+        path: busybox.to_owned(),
+        said,
+    };
+    let output = Command::new(busybox)
+        .arg("--list")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let names = listed.lines().filter(|name| !name.contains('/'));
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    if names.iter().any(|name| name == "sh") {
+        Ok(names)
+    } else {
+        Err(failed("no sh among its applets".to_owned()))
     }
 }
 
@@ -379,6 +429,32 @@ mod tests {
         ] {
             assert_eq!(is_system_loader(Path::new(loader)), system, "{loader}");
         }
+    }
+
+    #[test]
+    #[allow(clippy::print_stderr)] // A skipped test says why.
+    fn busyboxs_applets_are_found_by_their_names_but_for_those_of_other_programs() {
+        let Some(busybox) = find("busybox") else {
+            eprintln!("skipped: no busybox");
+            return;
+        };
+        let mut tree = Tree::new();
+        tree.insert_bytes("/usr/sbin/ls", 0o755, "another").unwrap();
+        add_busybox(&mut tree, &busybox).unwrap();
+        let target = busybox.to_str().unwrap().to_owned();
+        let link = Node::Symlink { target };
+        assert!(tree.get(&busybox).is_some_and(|node| *node != link));
+        for applet in ["/bin/sh", "/bin/mkdir", "/bin/mount"] {
+            assert_eq!(tree.get(applet), Some(&link), "{applet}");
+        }
+        assert_eq!(tree.get("/bin/ls"), None);
+    }
+
+    #[test]
+    fn what_names_no_applets_is_no_busybox() {
+        let error = add_busybox(&mut Tree::new(), Path::new("/bin/true")).unwrap_err();
+        let expected = "\"/bin/true\" --list: no sh among its applets";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

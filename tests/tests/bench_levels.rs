@@ -238,7 +238,7 @@ fn a_level_tells_what_it_measures_on() {
 }
 
 #[test]
-fn a_level_that_dies_is_named_and_the_next_boot_is_measured() {
+fn a_level_that_dies_is_given_more_tries_and_then_named_and_the_next_boot_is_measured() {
     or_skip!(skip::needs("qemu-system-x86_64"));
     // No kernel is up in so little time.
     let brief = ["--levels", "0,1", "--rows", "nop", "--timeout", "5"];
@@ -256,4 +256,15 @@ fn a_level_that_dies_is_named_and_the_next_boot_is_measured() {
     }
     let faults = run.report["faults"].as_array().unwrap();
     assert_eq!((faults.len(), &run.report["boots"]), (4, &2.into()));
+    for boot in &run.boots {
+        let lost = boot["lost"].as_array().unwrap();
+        let expected = "L0: boot-timeout: ";
+        assert!(
+            lost.iter()
+                .all(|it| it.as_str().unwrap().starts_with(expected)),
+            "{lost:?}"
+        );
+        assert_eq!(lost.len(), 2);
+    }
+    assert_eq!(run.report["repeated"].as_array().unwrap().len(), 4);
 }

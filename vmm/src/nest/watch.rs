@@ -36,6 +36,9 @@ pub struct Watch {
     limits: Limits,
     /// The time of the last sign of life of this level's init.
     heard: Duration,
+    /// How long nobody may tell anything, and when somebody did last.
+    quiet: Option<Duration>,
+    told: Duration,
     up: bool,
     done: Option<Duration>,
     panicked: bool,
@@ -77,6 +80,8 @@ impl Watch {
             level,
             limits,
             heard: Duration::ZERO,
+            quiet: None,
+            told: Duration::ZERO,
             up: false,
             done: None,
             panicked: false,
@@ -91,6 +96,17 @@ impl Watch {
                 dropped: 0,
             },
             other: None,
+        }
+    }
+
+    /// As this watch, but once init is up, somebody of this level or one above has to tell
+    /// something every so often; that init is alive is not enough. It is for levels whose
+    /// own clocks don't go by this one.
+    #[must_use]
+    pub fn never_quiet_for(self, limit: Duration) -> Self {
+        Self {
+            quiet: Some(limit),
+            ..self
         }
     }
 
@@ -146,6 +162,9 @@ impl Watch {
         if own {
             self.heard = now;
             self.up = true;
+        }
+        if event.what != What::Heartbeat {
+            self.told = now;
         }
         match &event.what {
             What::Heartbeat => return None,
@@ -253,6 +272,13 @@ impl Watch {
                 FaultKind::Hang,
                 format!("no sign of life for {silence_s} s"),
             )
+        } else if let Some(limit) = self.quiet.filter(|_| self.up && self.done.is_none())
+            && now >= self.told + limit
+        {
+            (
+                FaultKind::Hang,
+                format!("no level has told anything for {} s", limit.as_secs()),
+            )
         } else {
             return false;
         };
@@ -269,7 +295,9 @@ impl Watch {
             (true, None) => self.heard + seconds(self.limits.silence_s),
             (false, None) => seconds(self.limits.boot_s),
         };
-        phase.min(seconds(self.limits.total_s))
+        let quiet = self.quiet.filter(|_| self.up && self.done.is_none());
+        let quiet = quiet.map_or(Duration::MAX, |limit| self.told + limit);
+        phase.min(quiet).min(seconds(self.limits.total_s))
     }
 
     /// How many events were dropped because they came too fast.

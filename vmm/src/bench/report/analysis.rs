@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Cell, ControlCell, Ending, Exits, Figures, LevelEnvironment, Ratio, Report, RowReport, VERSION,
+    Cell, ControlCell, Ending, Exits, Figures, LevelEnvironment, Ratio, Repeated, Report,
+    RowReport, VERSION,
 };
 use crate::bench::exits::{self, Share};
 use crate::bench::results::{Boot, Clock, Configuration, Measured, Outcome, Plan, Results};
@@ -107,6 +108,7 @@ impl Report {
             missing: results.missing(),
             damaged: results.damaged.clone(),
             faults: faults(&results.boots),
+            repeated: repeated(&results.boots),
             controls,
             environments: environments(plan, &configurations),
             rows,
@@ -314,6 +316,15 @@ fn statement(results: &Results, complaints: &[String]) -> String {
             .map_or("an unknown processor", |level| &level.environment.processor);
         format!("Measured on {processor}, {boots}.{noise}")
     }
+}
+
+fn repeated(boots: &[Boot]) -> Vec<Repeated> {
+    let times = |boot: &Boot| {
+        let number = boot.number;
+        let lost = boot.lost.clone().into_iter();
+        lost.map(move |lost| Repeated { boot: number, lost })
+    };
+    boots.iter().flat_map(times).collect()
 }
 
 fn faults(boots: &[Boot]) -> Vec<Ending> {

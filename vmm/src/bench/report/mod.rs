@@ -47,6 +47,8 @@ pub struct Report {
     pub damaged: Vec<Damage>,
     /// Levels that didn't come to their end.
     pub faults: Vec<Ending>,
+    /// Boots that were measured again, because a level of an emulated L0 died.
+    pub repeated: Vec<Repeated>,
     /// The A/A controls.
     pub controls: Vec<ControlCell>,
     /// What each level measured on.
@@ -64,6 +66,15 @@ pub struct Ending {
     pub level: u8,
     /// What happened.
     pub fault: String,
+}
+
+/// A boot that was measured again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Repeated {
+    /// Which.
+    pub boot: usize,
+    /// What happened the time before.
+    pub lost: String,
 }
 
 /// An A/A control.
@@ -237,6 +248,8 @@ impl Report {
     fn notes(&self) -> Vec<String> {
         let faults = self.faults.iter();
         let faults = faults.map(|end| format!("boot {}: L{}: {}", end.boot, end.level, end.fault));
+        let repeated = self.repeated.iter();
+        let repeated = repeated.map(|it| format!("boot {} again, after {}", it.boot, it.lost));
         let damaged = self.damaged.iter();
         let damaged =
             damaged.map(|damage| format!("{} wasn't used: {}", damage.file, damage.reason));
@@ -248,6 +261,7 @@ impl Report {
         let complaints = self.complaints.iter().cloned();
         complaints
             .chain(faults)
+            .chain(repeated)
             .chain(damaged)
             .chain(missing)
             .collect()

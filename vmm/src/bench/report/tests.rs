@@ -168,6 +168,7 @@ fn a_level_that_died_leaves_the_others_and_a_note() {
     for boot in &mut results.boots {
         boot.levels[2].phases.clear();
         boot.levels[2].fault = Some("panic".into());
+        boot.lost = vec!["L1: hang".into()];
     }
     results.boots.remove(1);
     results.damaged.push(Damage {
@@ -179,6 +180,7 @@ fn a_level_that_died_leaves_the_others_and_a_note() {
         report.notes(),
         [
             "boot 0: L2: panic",
+            "boot 0 again, after L1: hang",
             "boot-0001.json wasn't used: it ends too early, after 7 bytes",
             "1 boot of the plan is missing",
         ]

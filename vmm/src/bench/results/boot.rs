@@ -25,6 +25,9 @@ pub struct Boot {
     pub configuration: Configuration,
     /// When it began, in seconds since 1970, UTC.
     pub began_s: u64,
+    /// What became of it the times before, where it had to be measured again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// What each level measured, in the order in which they did.
     pub levels: Vec<Level>,
 }
@@ -42,8 +45,19 @@ impl Boot {
             number,
             configuration,
             began_s,
+            lost: Vec::new(),
             levels,
         }
+    }
+
+    /// What became of the levels that didn't come to their end, if there are any.
+    pub fn died(&self) -> Option<String> {
+        let died = self.levels.iter().filter_map(|level| {
+            let fault = level.fault.as_ref()?;
+            Some(format!("L{}: {fault}", level.level))
+        });
+        let died: Vec<String> = died.collect();
+        (!died.is_empty()).then(|| died.join("; "))
     }
 
     /// What `level` measured of `row`: `pass` is 0, or 1 for the A/A control's second

@@ -25,6 +25,10 @@ use crate::nest::{depth, process};
 use crate::order::{self, Limits, Nest};
 use crate::signals::Signals;
 
+/// How long all levels together may be quiet where L0 is emulated, in seconds of a
+/// present host: a level that hangs there may take ages by its own clock.
+const QUIET_S: u32 = 20;
+
 /// What every boot of a run is made with.
 #[derive(Debug)]
 pub(super) struct Booter {
@@ -157,7 +161,11 @@ impl Gathering<'_> {
         .machine(nest)?;
         let first = nest.order.level;
         let mut report = Report::new(&plan.metal, plan.emulated, first, depth(nest));
-        let watch = Watch::new(first, nest.limits);
+        let mut watch = Watch::new(first, nest.limits);
+        if emulated {
+            let limit = QUIET_S * metal.time_scale();
+            watch = watch.never_quiet_for(Duration::from_secs(limit.into()));
+        }
         let mut both = Reported {
             report: &mut report,
             gathering: self,

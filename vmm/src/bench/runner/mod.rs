@@ -31,6 +31,9 @@ use peer::Peer;
 pub use nest::Error as NestError;
 pub use progress::Progress;
 
+/// How often a boot in which a level died is measured again, where L0 is emulated.
+const AGAIN: usize = 2;
+
 /// Why a run can't go on.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -85,6 +88,8 @@ pub trait Told {
     fn begins(&mut self, number: usize);
     /// Something happens at one of its levels.
     fn event(&mut self, event: &Event);
+    /// A boot in which a level died is measured once more.
+    fn again(&mut self, boot: &results::Boot);
     /// A boot is over, and kept.
     fn kept(&mut self, boot: &results::Boot);
     /// Called now and then; answers how soon it wants to be called again.
@@ -190,7 +195,7 @@ impl Run {
     ///
     /// # Errors
     /// What keeps a boot from being measured at all, before the run begins as far as it
-    /// can be known by then. A level that dies is a result.
+    /// can be known by then. A level that dies is a result; an emulator has several tries.
     pub fn measure(
         &mut self,
         numbers: &[usize],
@@ -209,7 +214,7 @@ impl Run {
         for &number in numbers {
             folder.vacant(number)?;
             told.begins(number);
-            let Some(boot) = booter.boot(&plan, number, stop, told)? else {
+            let Some(boot) = booter.boot_until_it_ends(&plan, number, stop, told)? else {
                 return Ok(false);
             };
             folder.keep(&boot)?;
@@ -237,6 +242,31 @@ impl Booter {
             memory_limit_mib: metal.max_memory_mib().unwrap_or(u32::MAX).min(available),
             peer,
         })
+    }
+
+    /// Measures a boot, and where L0 is emulated once more if a level dies: more often
+    /// than not that is the emulator's fault, and no time is measured there. What
+    /// became of it before is kept with it.
+    fn boot_until_it_ends(
+        &self,
+        plan: &Plan,
+        number: usize,
+        stop: &Signals,
+        told: &mut dyn Told,
+    ) -> Result<Option<results::Boot>, Error> {
+        let mut lost = Vec::new();
+        loop {
+            let Some(mut boot) = self.boot(plan, number, stop, told)? else {
+                return Ok(None);
+            };
+            let died = boot.died().filter(|_| plan.emulated && lost.len() < AGAIN);
+            let Some(died) = died else {
+                boot.lost = lost;
+                return Ok(Some(boot));
+            };
+            told.again(&boot);
+            lost.push(died);
+        }
     }
 }
 

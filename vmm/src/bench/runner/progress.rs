@@ -96,6 +96,24 @@ fn spell(time: Duration) -> String {
     }
 }
 
+impl<W: Write> Progress<W> {
+    /// Says what came of a boot in a line of its own.
+    fn ended(&mut self, boot: &Boot, then: &str) {
+        self.clear();
+        let Configuration { exposure, monitor } = &boot.configuration;
+        let mut line = format!("boot {}", boot.number);
+        if self.plan.exposures.len() > 1 {
+            line.push_str(&format!(" {exposure}"));
+        }
+        if self.plan.monitors.len() > 1 {
+            line.push_str(&format!(" {monitor}"));
+        }
+        let outcome = boot.died().unwrap_or_else(|| "ok".to_owned());
+        let took = spell(self.boot.elapsed());
+        let _ = writeln!(self.out, "{line}: {outcome}, {took}{then}");
+    }
+}
+
 impl<W: Write> Told for Progress<W> {
     fn begins(&mut self, number: usize) {
         self.number = number;
@@ -125,29 +143,14 @@ impl<W: Write> Told for Progress<W> {
         self.draw();
     }
 
+    fn again(&mut self, boot: &Boot) {
+        self.ended(boot, ", again");
+        self.begins(boot.number);
+    }
+
     fn kept(&mut self, boot: &Boot) {
-        self.clear();
+        self.ended(boot, "");
         self.over += 1;
-        let Configuration { exposure, monitor } = &boot.configuration;
-        let mut line = format!("boot {}", boot.number);
-        if self.plan.exposures.len() > 1 {
-            line.push_str(&format!(" {exposure}"));
-        }
-        if self.plan.monitors.len() > 1 {
-            line.push_str(&format!(" {monitor}"));
-        }
-        let died = boot.levels.iter().filter_map(|level| {
-            let fault = level.fault.as_ref()?;
-            Some(format!("L{}: {fault}", level.level))
-        });
-        let died: Vec<String> = died.collect();
-        let outcome = if died.is_empty() {
-            "ok".to_owned()
-        } else {
-            died.join("; ")
-        };
-        let took = spell(self.boot.elapsed());
-        let _ = writeln!(self.out, "{line}: {outcome}, {took}");
     }
 
     fn tick(&mut self) -> Option<Duration> {
@@ -208,6 +211,21 @@ mod tests {
         let text = written(&results, None, &[]);
         let expected = "boot 0 svm: ok, 0 s\nboot 1 svm,-npt: L1: hang; L2: panic: oops, 0 s\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_boot_that_is_measured_again_says_so() {
+        let mut results = results(&["svm"]);
+        let mut out = Vec::new();
+        let mut progress = Progress::new(&mut out, results.manifest.plan.clone(), 1, None);
+        let mut died = results.boots.remove(0);
+        let ended = died.clone();
+        died.levels[1].fault = Some("hang".to_owned());
+        progress.begins(0);
+        progress.again(&died);
+        progress.kept(&ended);
+        let expected = "boot 0: L1: hang, 0 s, again\nboot 0: ok, 0 s\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

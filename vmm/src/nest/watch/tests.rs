@@ -255,6 +255,30 @@ fn a_guests_guest_is_no_sign_of_its_own_life() {
 }
 
 #[test]
+fn quiet_is_a_hang_where_it_may_not_be_although_init_lives() {
+    let mut watch = Watch::new(2, LIMITS).never_quiet_for(at(100));
+    assert_eq!(watch.deadline(), at(60));
+    watch.event(own(What::Hello { v: 1 }), at(10));
+    let beats = |watch: &mut Watch, now: &[u64]| {
+        for &now in now {
+            watch.event(own(What::Heartbeat), at(now));
+            assert!(!watch.overdue(at(now)));
+        }
+    };
+    beats(&mut watch, &[30, 50]);
+    // A level above tells something.
+    let text = "measures nop".to_owned();
+    let what = What::Progress { text };
+    watch.event(Event { level: 4, what }, at(70));
+    beats(&mut watch, &[75, 100, 125, 150]);
+    assert_eq!(watch.deadline(), at(170));
+    assert!(watch.overdue(at(170)));
+    let fault = watch.verdict(failure(), "").fault.unwrap();
+    let expected = "no level has told anything for 100 s";
+    assert_eq!((fault.kind, &*fault.detail), (FaultKind::Hang, expected));
+}
+
+#[test]
 fn each_phase_has_its_limit() {
     let kind = |mut watch: Watch, now| {
         assert!(!watch.overdue(at(now - 1)));

@@ -268,3 +268,16 @@ fn a_level_that_dies_is_given_more_tries_and_then_named_and_the_next_boot_is_mea
     }
     assert_eq!(run.report["repeated"].as_array().unwrap().len(), 4);
 }
+
+#[test]
+fn what_a_level_died_of_is_told_where_the_one_below_is_not_measured() {
+    or_skip!(skip::needs("qemu-system-x86_64"));
+    let brief = ["--levels", "1", "--rows", "nop", "--timeout", "5"];
+    let exposures = ["--exposure", "on", "--exposure", "off"];
+    let run = Emulated::run(&[&brief[..], &exposures].concat());
+    for boot in &run.boots {
+        let fault = boot["levels"][0]["fault"].as_str().unwrap();
+        let expected = "not-reached, for L0: boot-timeout: ";
+        assert!(fault.starts_with(expected), "{fault}");
+    }
+}

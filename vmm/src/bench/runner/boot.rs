@@ -27,7 +27,7 @@ use crate::signals::Signals;
 
 /// How long all levels together may be quiet where L0 is emulated, in seconds of a
 /// present host: a level that hangs there may take ages by its own clock.
-const QUIET_S: u32 = 20;
+const QUIET_S: u32 = 15;
 
 /// What every boot of a run is made with.
 #[derive(Debug)]
@@ -214,6 +214,14 @@ impl Gathering<'_> {
             found.map(|(_, fault)| fault.clone())
         };
         let mut levels = collector.finish(fault);
+        // A level that isn't measured has no place of its own for what it died of.
+        let below = |first: u8| faults.iter().find(|(of, _)| *of < first);
+        if let Some(first) = levels.first_mut()
+            && let Some(fault) = &mut first.fault
+            && let Some((of, why)) = below(first.level)
+        {
+            fault.push_str(&format!(", for L{of}: {why}"));
+        }
         for level in &mut levels {
             let machine = nest.and_then(|nest| machine_of(nest, level.level));
             level.environment.pinning =

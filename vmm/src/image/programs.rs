@@ -155,8 +155,8 @@ fn add_nested(tree: &mut Tree, path: &Path, depth: usize) -> Result<(), Error> {
     }
 }
 
-/// Adds busybox, and a link in `/bin` for each of its applets, but for those of whose
-/// name there is a program already. Not every build has a shell that finds its applets
+/// Adds busybox, and a link in `/bin` for its shell and for each other applet of whose
+/// name there is no program yet. Not every build has a shell that finds its applets
 /// without.
 ///
 /// # Errors
@@ -165,8 +165,10 @@ pub fn add_busybox(tree: &mut Tree, busybox: &Path) -> Result<(), Error> {
     add(tree, busybox)?;
     let target = busybox.to_string_lossy().into_owned();
     for applet in applets(busybox)? {
-        let mut places = SEARCH_PATH.split(':');
-        if places.all(|place| tree.get(Path::new(place).join(&applet)).is_none()) {
+        let mut places = SEARCH_PATH
+            .split(':')
+            .map(|place| Path::new(place).join(&applet));
+        if applet == "sh" || places.all(|place| tree.get(place).is_none()) {
             let target = target.clone();
             tree.insert(Path::new("/bin").join(applet), Node::Symlink { target })?;
         }
@@ -439,7 +441,9 @@ mod tests {
             return;
         };
         let mut tree = Tree::new();
-        tree.insert_bytes("/usr/sbin/ls", 0o755, "another").unwrap();
+        for other in ["/usr/sbin/ls", "/usr/bin/sh"] {
+            tree.insert_bytes(other, 0o755, "another").unwrap();
+        }
         add_busybox(&mut tree, &busybox).unwrap();
         let target = busybox.to_str().unwrap().to_owned();
         let link = Node::Symlink { target };

@@ -237,13 +237,17 @@ fn a_level_tells_what_it_measures_on() {
     }
 }
 
+/// Two boots of which not even L0's kernel is up in time.
+fn hurried(levels: &str) -> Result<Emulated, String> {
+    skip::needs("qemu-system-x86_64")?;
+    let brief = ["--levels", levels, "--rows", "nop", "--timeout", "5"];
+    let exposures = ["--exposure", "on", "--exposure", "off"];
+    Ok(Emulated::run(&[&brief[..], &exposures].concat()))
+}
+
 #[test]
 fn a_level_that_dies_is_given_more_tries_and_then_named_and_the_next_boot_is_measured() {
-    or_skip!(skip::needs("qemu-system-x86_64"));
-    // No kernel is up in so little time.
-    let brief = ["--levels", "0,1", "--rows", "nop", "--timeout", "5"];
-    let exposures = ["--exposure", "on", "--exposure", "off"];
-    let run = Emulated::run(&[&brief[..], &exposures].concat());
+    let run = or_skip!(hurried("0,1"));
     for number in 0..2 {
         let fault = run.level(number, 0)["fault"].as_str().unwrap();
         assert!(fault.starts_with("boot-timeout: "), "{fault}");
@@ -271,10 +275,7 @@ fn a_level_that_dies_is_given_more_tries_and_then_named_and_the_next_boot_is_mea
 
 #[test]
 fn what_a_level_died_of_is_told_where_the_one_below_is_not_measured() {
-    or_skip!(skip::needs("qemu-system-x86_64"));
-    let brief = ["--levels", "1", "--rows", "nop", "--timeout", "5"];
-    let exposures = ["--exposure", "on", "--exposure", "off"];
-    let run = Emulated::run(&[&brief[..], &exposures].concat());
+    let run = or_skip!(hurried("1"));
     for boot in &run.boots {
         let fault = boot["levels"][0]["fault"].as_str().unwrap();
         let expected = "not-reached, for L0: boot-timeout: ";

@@ -272,8 +272,8 @@ impl Watch {
                 FaultKind::Hang,
                 format!("no sign of life for {silence_s} s"),
             )
-        } else if let Some(limit) = self.quiet.filter(|_| self.up && self.done.is_none())
-            && now >= self.told + limit
+        } else if let Some((limit, end)) = self.quiet()
+            && now >= end
         {
             (
                 FaultKind::Hang,
@@ -295,9 +295,14 @@ impl Watch {
             (true, None) => self.heard + seconds(self.limits.silence_s),
             (false, None) => seconds(self.limits.boot_s),
         };
-        let quiet = self.quiet.filter(|_| self.up && self.done.is_none());
-        let quiet = quiet.map_or(Duration::MAX, |limit| self.told + limit);
+        let quiet = self.quiet().map_or(Duration::MAX, |(_, end)| end);
         phase.min(quiet).min(seconds(self.limits.total_s))
+    }
+
+    /// How long nobody may tell anything, if that matters now, and when it is too long.
+    fn quiet(&self) -> Option<(Duration, Duration)> {
+        let limit = self.quiet.filter(|_| self.up && self.done.is_none())?;
+        Some((limit, self.told + limit))
     }
 
     /// How many events were dropped because they came too fast.

@@ -319,27 +319,26 @@ fn statement(results: &Results, complaints: &[String]) -> String {
 }
 
 fn repeated(boots: &[Boot]) -> Vec<Repeated> {
-    let times = |boot: &Boot| {
-        let number = boot.number;
-        let lost = boot.lost.clone().into_iter();
-        lost.map(move |lost| Repeated { boot: number, lost })
-    };
-    boots.iter().flat_map(times).collect()
+    let times = boots.iter().flat_map(|boot| {
+        boot.lost.iter().map(|lost| Repeated {
+            boot: boot.number,
+            lost: lost.clone(),
+        })
+    });
+    times.collect()
 }
 
 fn faults(boots: &[Boot]) -> Vec<Ending> {
-    let levels = |boot: &Boot| {
-        let number = boot.number;
-        let died = boot.levels.iter().filter_map(move |level| {
+    let endings = boots.iter().flat_map(|boot| {
+        boot.levels.iter().filter_map(|level| {
             Some(Ending {
-                boot: number,
+                boot: boot.number,
                 level: level.level,
                 fault: level.fault.clone()?,
             })
-        });
-        died.collect::<Vec<_>>()
-    };
-    boots.iter().flat_map(levels).collect()
+        })
+    });
+    endings.collect()
 }
 
 /// Each level's environment, from the first boot that has it, and how many boots had

@@ -215,10 +215,9 @@ impl Gathering<'_> {
         };
         let mut levels = collector.finish(fault);
         // A level that isn't measured has no place of its own for what it died of.
-        let below = |first: u8| faults.iter().find(|(of, _)| *of < first);
         if let Some(first) = levels.first_mut()
             && let Some(fault) = &mut first.fault
-            && let Some((of, why)) = below(first.level)
+            && let Some((of, why)) = faults.iter().find(|(of, _)| *of < first.level)
         {
             fault.push_str(&format!(", for L{of}: {why}"));
         }

@@ -74,6 +74,22 @@ impl<W: Write> Progress<W> {
         let _ = write!(self.out, "{line}").and_then(|()| self.out.flush());
         self.shown = true;
     }
+
+    /// Says what came of a boot in a line of its own.
+    fn ended(&mut self, boot: &Boot, then: &str) {
+        self.clear();
+        let Configuration { exposure, monitor } = &boot.configuration;
+        let mut line = format!("boot {}", boot.number);
+        if self.plan.exposures.len() > 1 {
+            line.push_str(&format!(" {exposure}"));
+        }
+        if self.plan.monitors.len() > 1 {
+            line.push_str(&format!(" {monitor}"));
+        }
+        let outcome = boot.died().unwrap_or_else(|| "ok".to_owned());
+        let took = spell(self.boot.elapsed());
+        let _ = writeln!(self.out, "{line}: {outcome}, {took}{then}");
+    }
 }
 
 /// How long it still takes, as long as the boots before took; nothing is known before
@@ -93,24 +109,6 @@ fn spell(time: Duration) -> String {
         0..=99 => format!("{seconds} s"),
         100..=5999 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-impl<W: Write> Progress<W> {
-    /// Says what came of a boot in a line of its own.
-    fn ended(&mut self, boot: &Boot, then: &str) {
-        self.clear();
-        let Configuration { exposure, monitor } = &boot.configuration;
-        let mut line = format!("boot {}", boot.number);
-        if self.plan.exposures.len() > 1 {
-            line.push_str(&format!(" {exposure}"));
-        }
-        if self.plan.monitors.len() > 1 {
-            line.push_str(&format!(" {monitor}"));
-        }
-        let outcome = boot.died().unwrap_or_else(|| "ok".to_owned());
-        let took = spell(self.boot.elapsed());
-        let _ = writeln!(self.out, "{line}: {outcome}, {took}{then}");
     }
 }
 
